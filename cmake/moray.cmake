@@ -1,0 +1,49 @@
+# One target a folder: moray_folder(name DEPS ...) compiles every .cc of the folder into moray_<name>, and every
+# x_test.cc into one test program <name>_test.
+
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+find_package(GTest REQUIRED)
+
+option(MORAY_ASAN "AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
+option(MORAY_TSAN "ThreadSanitizer" OFF)
+
+add_library(moray_flags INTERFACE)
+# -ffp-contract=off: the order of arithmetic is part of the result (docs/numerics.md); every fused multiply-add is explicit.
+# x86-64-v2 is the baseline of everything outside the kernels, so that a machine without AVX2 can be told so in words.
+target_compile_options(moray_flags INTERFACE -march=x86-64-v2 -maes -mpclmul -ffp-contract=off
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror -Wno-error=maybe-uninitialized -Wno-maybe-uninitialized)
+target_include_directories(moray_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
+target_link_libraries(moray_flags INTERFACE Threads::Threads)
+if(MORAY_ASAN)
+  target_compile_options(moray_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(moray_flags INTERFACE -fsanitize=address,undefined)
+endif()
+if(MORAY_TSAN)
+  target_compile_options(moray_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer)
+  target_link_options(moray_flags INTERFACE -fsanitize=thread)
+endif()
+
+# Packages from pkg-config as imported targets PkgConfig::X; their headers count as system headers.
+function(moray_package target module)
+  pkg_check_modules(${target} REQUIRED IMPORTED_TARGET GLOBAL ${module})
+endfunction()
+
+function(moray_folder name)
+  cmake_parse_arguments(ARG "" "" "DEPS;PRIVATE;TEST_DEPS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cc)
+  list(REMOVE_ITEM sources ${tests} "")
+  if(sources)
+    add_library(moray_${name} STATIC ${sources})
+    target_link_libraries(moray_${name} PUBLIC moray_flags ${ARG_DEPS} PRIVATE ${ARG_PRIVATE})
+  else()
+    add_library(moray_${name} INTERFACE)
+    target_link_libraries(moray_${name} INTERFACE moray_flags ${ARG_DEPS} ${ARG_PRIVATE})
+  endif()
+  if(tests)
+    add_executable(${name}_test ${tests})
+    target_link_libraries(${name}_test PRIVATE moray_${name} ${ARG_PRIVATE} ${ARG_TEST_DEPS} GTest::gtest GTest::gtest_main)
+    add_test(NAME ${name} COMMAND ${name}_test)
+  endif()
+endfunction()

@@ -1,0 +1,52 @@
+// Recipes: a TOML file read strictly. Every key must be asked for by somebody; what is left over is an error that
+// names the nearest valid key.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/files.h"
+
+namespace moray {
+
+class Config {
+ public:
+  // Throws Error with file, line and column when the text is no TOML.
+  static Config parse(std::string_view text, const std::string& source);
+  static Config read(const fs::path& path);
+
+  // `assignment` is "section.key=value" (the command line's --set); the value is TOML, or else taken as a string.
+  void set(const std::string& assignment);
+
+  // Readers by dotted key. The one with `fallback` returns it when the key is absent. A value of the wrong type throws
+  // Error naming the key, what was expected and what was found. Integers may be written as 4e6 when exact.
+  bool has(const std::string& key);
+  int64_t integer(const std::string& key, int64_t fallback);
+  double number(const std::string& key, double fallback);
+  bool boolean(const std::string& key, bool fallback);
+  std::string string(const std::string& key, const std::string& fallback);
+  std::string string(const std::string& key);  // required
+  std::vector<double> numbers(const std::string& key, std::vector<double> fallback);
+  std::vector<std::string> strings(const std::string& key, std::vector<std::string> fallback);
+  // The number of tables in an array of tables [[key]]; their keys are then read as "key.0.name", "key.1.name", ...
+  int64_t table_count(const std::string& key);
+
+  // After all readers ran: throws Error for the first key nobody asked for, with the nearest key that exists.
+  void reject_unknown_keys() const;
+
+  // Every key asked for with the value in force (defaults included), as TOML: the resolved recipe of a run.
+  std::string resolved() const;
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+// The number of single-character edits between two words (insert, delete, replace, swap neighbours).
+size_t edit_distance(std::string_view a, std::string_view b);
+
+}  // namespace moray

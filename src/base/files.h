@@ -1,0 +1,70 @@
+// Files: whole reads, read-only maps, and writes that are complete or absent.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace moray {
+
+namespace fs = std::filesystem;
+
+// The whole file; throws Error naming the path when it cannot be read.
+std::string read_file(const fs::path& path);
+
+// Writes beside `path`, syncs, renames over it: a reader sees the old content or the new one, never half of it.
+// Throws Error (a full disk included) and leaves the old content.
+void write_file_atomically(const fs::path& path, std::string_view content);
+
+// Makes the names in a folder durable (fsync on the folder).
+void sync_folder(const fs::path& folder);
+
+// A read-only memory map of a whole file. An empty file maps to an empty span.
+class MappedFile {
+ public:
+  explicit MappedFile(const fs::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Sequential writing with buffering and a checksum (XXH3, 64 bits) of all bytes written. finish() syncs to disk;
+// without it the file counts as abandoned. Throws Error naming the path on every failure.
+class FileWriter {
+ public:
+  explicit FileWriter(const fs::path& path);
+  ~FileWriter();
+  FileWriter(const FileWriter&) = delete;
+  FileWriter& operator=(const FileWriter&) = delete;
+
+  void write(const void* data, size_t bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  uint64_t finish();  // the checksum
+  uint64_t bytes_written() const { return bytes_written_; }
+
+ private:
+  void flush();
+
+  fs::path path_;
+  int fd_ = -1;
+  std::string buffer_;
+  uint64_t bytes_written_ = 0;
+  void* hash_state_ = nullptr;
+};
+
+// XXH3 (64 bits) of bytes in memory.
+uint64_t checksum(std::span<const std::byte> bytes);
+
+}  // namespace moray

@@ -1,0 +1,22 @@
+#include "base/log.h"
+
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+namespace moray::log {
+
+namespace {
+spdlog::logger& logger() {
+  static const auto instance = [] {
+    auto made = std::make_shared<spdlog::logger>("moray", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+    made->set_pattern("%^%v%$");
+    return made;
+  }();
+  return *instance;
+}
+}  // namespace
+
+void write_info(std::string_view message) { logger().info("{}", message); }
+void write_warning(std::string_view message) { logger().warn("warning: {}", message); }
+
+}  // namespace moray::log

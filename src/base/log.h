@@ -1,0 +1,23 @@
+// Messages to the person at the terminal, on stderr; stdout belongs to results.
+#pragma once
+
+#include <fmt/core.h>
+
+#include <string_view>
+
+namespace moray::log {
+
+void write_info(std::string_view message);
+void write_warning(std::string_view message);
+
+template <class... Args>
+void info(fmt::format_string<Args...> format, Args&&... args) {
+  write_info(fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <class... Args>
+void warning(fmt::format_string<Args...> format, Args&&... args) {
+  write_warning(fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace moray::log
