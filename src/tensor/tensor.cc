@@ -1,0 +1,78 @@
+#include "tensor/tensor.h"
+
+#include <cstring>
+
+namespace moray {
+
+Shape::Shape(std::initializer_list<int64_t> extents) : rank_(static_cast<int>(extents.size())) {
+  MORAY_CHECK(extents.size() <= kMaxRank);
+  std::copy(extents.begin(), extents.end(), extents_.begin());
+}
+
+int64_t Shape::elements() const {
+  int64_t product = 1;
+  for (int64_t extent : extents()) product *= extent;
+  return product;
+}
+
+std::string Shape::to_string() const {
+  std::string text = "[";
+  for (int axis = 0; axis < rank_; ++axis) text += (axis ? ", " : "") + std::to_string((*this)[axis]);
+  return text + "]";
+}
+
+Tensor Tensor::empty(Allocator& allocator, Shape shape, DType dtype) {
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  tensor.block_ = allocator.allocate(tensor.bytes());
+  return tensor;
+}
+
+Tensor Tensor::zeros(Allocator& allocator, Shape shape, DType dtype) {
+  Tensor tensor = empty(allocator, shape, dtype);
+  tensor.fill_zero();
+  return tensor;
+}
+
+Tensor Tensor::rows(int64_t begin, int64_t end) const {
+  MORAY_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= extent(0), "rows [{}, {}) of {}", begin, end,
+              shape_.to_string());
+  const size_t row_bytes = extent(0) == 0 ? 0 : bytes() / static_cast<size_t>(extent(0));
+  Tensor slice = *this;
+  slice.byte_offset_ += static_cast<size_t>(begin) * row_bytes;
+  switch (rank()) {
+    case 1: slice.shape_ = {end - begin}; break;
+    case 2: slice.shape_ = {end - begin, extent(1)}; break;
+    case 3: slice.shape_ = {end - begin, extent(1), extent(2)}; break;
+    default: slice.shape_ = {end - begin, extent(1), extent(2), extent(3)}; break;
+  }
+  return slice;
+}
+
+Tensor Tensor::row(int64_t index) const {
+  const Tensor slice = rows(index, index + 1);
+  switch (rank()) {
+    case 1: return slice.reshape({});
+    case 2: return slice.reshape({extent(1)});
+    case 3: return slice.reshape({extent(1), extent(2)});
+    default: return slice.reshape({extent(1), extent(2), extent(3)});
+  }
+}
+
+Tensor Tensor::reshape(Shape shape) const {
+  MORAY_CHECK(shape.elements() == elements(), "{} to {}", shape_.to_string(), shape.to_string());
+  Tensor view = *this;
+  view.shape_ = shape;
+  return view;
+}
+
+void Tensor::fill_zero() const { std::memset(raw(), 0, bytes()); }
+
+void Tensor::copy_from(const Tensor& other) const {
+  MORAY_CHECK(shape_ == other.shape_ && dtype_ == other.dtype_, "{} from {}", shape_.to_string(),
+              other.shape_.to_string());
+  std::memcpy(raw(), other.raw(), bytes());
+}
+
+}  // namespace moray
