@@ -1,0 +1,30 @@
+#include "ops/cross_entropy.h"
+
+#include "ops/checks.h"
+
+namespace moray {
+
+void cross_entropy_forward(Exec& exec, const Tensor& h_TD, const Tensor& w_VD, const Tensor& targets_T,
+                           const Tensor& loss_T) {
+  expect_shape("cross_entropy_forward", "w", w_VD, {w_VD.extent(0), h_TD.extent(1)});
+  expect_shape("cross_entropy_forward", "targets", targets_T, {h_TD.extent(0)});
+  expect_shape("cross_entropy_forward", "loss", loss_T, {h_TD.extent(0)});
+  filled(kernels<CrossEntropyKernels>(exec.device).forward, "cross_entropy_forward", exec.device)(exec, h_TD, w_VD,
+                                                                                                targets_T, loss_T);
+}
+
+void cross_entropy_forward_backward(Exec& exec, const Tensor& h_TD, const Tensor& w_VD, const Tensor& targets_T,
+                                    const SampleRows& rows, double gradient_scale, const Tensor& loss_T,
+                                    const Tensor& dh_TD, const Tensor& dw_GVD) {
+  const char* op = "cross_entropy_forward_backward";
+  expect_rows(op, rows, h_TD.extent(0));
+  expect_shape(op, "w", w_VD, {w_VD.extent(0), h_TD.extent(1)});
+  expect_shape(op, "targets", targets_T, {h_TD.extent(0)});
+  expect_shape(op, "loss", loss_T, {h_TD.extent(0)});
+  expect_shape(op, "dh", dh_TD, h_TD.shape());
+  expect_shape(op, "dw", dw_GVD, {rows.gradient_groups, w_VD.extent(0), w_VD.extent(1)});
+  filled(kernels<CrossEntropyKernels>(exec.device).forward_backward, op, exec.device)(
+      exec, h_TD, w_VD, targets_T, rows, gradient_scale, loss_T, dh_TD, dw_GVD);
+}
+
+}  // namespace moray

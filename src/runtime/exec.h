@@ -1,0 +1,25 @@
+// Exec: where and with what an op runs. Handed to every op and layer.
+#pragma once
+
+#include "runtime/thread_pool.h"
+#include "tensor/tensor.h"
+
+namespace moray {
+
+// reference: scalar loops over f32 or f64, the readable specification. cpu: the SIMD kernels, f32 and bf16.
+enum class Device : uint8_t { reference, cpu };
+constexpr int kDeviceCount = 2;
+const char* device_name(Device device);
+
+struct Exec {
+  Device device = Device::cpu;
+  ThreadPool* pool = nullptr;
+  Allocator* allocator = nullptr;
+  DType dtype = DType::f32;  // of activations; f64 on the reference device is what gradients are checked in
+
+  Tensor empty(Shape shape) const { return Tensor::empty(*allocator, shape, dtype); }
+  Tensor zeros(Shape shape) const { return Tensor::zeros(*allocator, shape, dtype); }
+  Tensor empty_i32(Shape shape) const { return Tensor::empty(*allocator, shape, DType::i32); }
+};
+
+}  // namespace moray
