@@ -1,5 +1,6 @@
 # One target a folder: moray_folder(name DEPS ...) compiles every .cc of the folder into moray_<name>, and every
-# x_test.cc into one test program <name>_test.
+# x_test.cc into one test program <name>_test. Test suites whose names begin with Long run in a ctest test of their
+# own, labelled long, which `make test` leaves out.
 
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
@@ -7,6 +8,12 @@ find_package(GTest REQUIRED)
 
 option(MORAY_ASAN "AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
 option(MORAY_TSAN "ThreadSanitizer" OFF)
+set(moray_test_suffix "")  # tells a test's builds apart in one summary
+if(MORAY_ASAN)
+  set(moray_test_suffix ".asan")
+elseif(MORAY_TSAN)
+  set(moray_test_suffix ".tsan")
+endif()
 
 add_library(moray_flags INTERFACE)
 # -ffp-contract=off: the order of arithmetic is part of the result (docs/numerics.md); every fused multiply-add is explicit.
@@ -44,6 +51,21 @@ function(moray_folder name)
   if(tests)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE moray_${name} ${ARG_PRIVATE} ${ARG_TEST_DEPS} GTest::gtest GTest::gtest_main)
-    add_test(NAME ${name} COMMAND ${name}_test)
+    moray_register_tests(${name} ${tests})
   endif()
+endfunction()
+
+# The gtest programs of a folder as ctest tests: `name`, and `name`_long where a source in ARGN has Long suites.
+function(moray_register_tests name)
+  add_test(NAME ${name}${moray_test_suffix} COMMAND ${name}_test --gtest_brief=1 --gtest_filter=-Long*:*/Long*)
+  set_tests_properties(${name}${moray_test_suffix} PROPERTIES TIMEOUT 900)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
+  foreach(file ${ARGN})
+    file(STRINGS ${file} long_suites REGEX "^(TYPED_)?TEST(_F|_P)?\\(Long")
+    if(long_suites)
+      add_test(NAME ${name}_long${moray_test_suffix} COMMAND ${name}_test --gtest_brief=1 --gtest_filter=Long*:*/Long*)
+      set_tests_properties(${name}_long${moray_test_suffix} PROPERTIES LABELS long TIMEOUT 7200)
+      return()
+    endif()
+  endforeach()
 endfunction()
