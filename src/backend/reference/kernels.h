@@ -1,0 +1,30 @@
+// What each file of this folder offers to register.cc.
+#pragma once
+
+#include "ops/adamw.h"
+#include "ops/cross_entropy.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/matmul.h"
+#include "ops/mla_attention.h"
+#include "ops/permute.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/route.h"
+#include "ops/swiglu.h"
+
+namespace moray::reference {
+
+AdamWKernels adamw_kernels();
+CrossEntropyKernels cross_entropy_kernels();
+ElementwiseKernels elementwise_kernels();
+EmbeddingKernels embedding_kernels();
+MatmulKernels matmul_kernels();
+MlaAttentionKernels mla_attention_kernels();
+PermuteKernels permute_kernels();
+RmsNormKernels rms_norm_kernels();
+RopeKernels rope_kernels();
+RouteKernels route_kernels();
+SwigluKernels swiglu_kernels();
+
+}  // namespace moray::reference

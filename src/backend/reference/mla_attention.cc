@@ -1,0 +1,121 @@
+// One row of one head at a time: a plain softmax over the keys it sees, and the textbook gradient.
+//
+// T rows, H heads, N qk_nope_head_dim, R qk_rope_head_dim, V v_head_dim.
+#include "ops/mla_attention.h"
+
+#include "backend/reference/dispatch.h"
+#include "backend/reference/kernels.h"
+#include "backend/reference/sums.h"
+
+namespace moray::reference {
+namespace {
+
+struct Keys {
+  int64_t begin, end;  // rows of the whole tensor
+};
+
+// The keys that `row` sees.
+Keys visible_keys(const AttentionMask& mask, int64_t row) {
+  const int64_t first = row / mask.rows_per_sample * mask.rows_per_sample;
+  if (!mask.document_starts_T.defined()) return {first, row + 1};
+  const int64_t start = mask.document_starts_T.data<int32_t>()[row];
+  MORAY_CHECK(start >= 0 && first + start <= row, "document of row {} starts at {}", row - first, start);
+  return {first + start, row + 1};
+}
+
+// Where a head's part of a row lies in the tensors of ops/mla_attention.h.
+template <class T>
+struct Head {
+  const MlaShape& shape;
+  int64_t head;
+
+  T* q(const Tensor& q_T, int64_t row) const {
+    return q_T.data<T>() + row * shape.q_width() + head * (shape.qk_nope_head_dim + shape.qk_rope_head_dim);
+  }
+  T* k(const Tensor& kv_T, int64_t row) const {
+    return kv_T.data<T>() + row * shape.kv_width() + head * (shape.qk_nope_head_dim + shape.v_head_dim);
+  }
+  T* v(const Tensor& kv_T, int64_t row) const { return k(kv_T, row) + shape.qk_nope_head_dim; }
+  T* k_rope(const Tensor& k_rope_TR, int64_t row) const {
+    return k_rope_TR.data<T>() + row * shape.qk_rope_head_dim;
+  }
+  T* o(const Tensor& o_T, int64_t row) const {
+    return o_T.data<T>() + row * shape.o_width() + head * shape.v_head_dim;
+  }
+
+  T score(const Tensor& q_T, int64_t row, const Tensor& kv_T, const Tensor& k_rope_TR, int64_t key) const {
+    const int64_t nope = shape.qk_nope_head_dim;
+    const T plain = add_products(T{0}, q(q_T, row), 1, k(kv_T, key), 1, nope);
+    const T both =
+        add_products(plain, q(q_T, row) + nope, 1, k_rope(k_rope_TR, key), 1, shape.qk_rope_head_dim);
+    return both * static_cast<T>(shape.softmax_scale);
+  }
+};
+
+// to[i] += factor · from[i]
+template <class T>
+void add_scaled(T factor, const T* from, T* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] += factor * from[i];
+}
+
+void forward(Exec&, const Tensor& q, const Tensor& kv, const Tensor& k_rope, const MlaShape& shape,
+             const AttentionMask& mask, const Tensor& o, const Tensor& lse_HT) {
+  for_real_type(o, [&]<class T>(T) {
+    const int64_t rows = q.extent(0);
+    std::vector<T> scores(static_cast<size_t>(mask.rows_per_sample));
+    for (int64_t h = 0; h < shape.heads; ++h)
+      for (int64_t t = 0; t < rows; ++t) {
+        const Head<T> head{shape, h};
+        const Keys keys = visible_keys(mask, t);
+        const size_t count = static_cast<size_t>(keys.end - keys.begin);
+        for (size_t j = 0; j < count; ++j)
+          scores[j] = head.score(q, t, kv, k_rope, keys.begin + static_cast<int64_t>(j));
+        const T most = *std::max_element(scores.begin(), scores.begin() + static_cast<int64_t>(count));
+        T sum = 0;
+        for (size_t j = 0; j < count; ++j) sum += std::exp(scores[j] - most);
+        const T lse = most + std::log(sum);
+        lse_HT.data<T>()[h * rows + t] = lse;
+        std::fill_n(head.o(o, t), shape.v_head_dim, T{0});
+        for (size_t j = 0; j < count; ++j)
+          add_scaled(std::exp(scores[j] - lse), head.v(kv, keys.begin + static_cast<int64_t>(j)),
+                     head.o(o, t), shape.v_head_dim);
+      }
+  });
+}
+
+// p = exp(score − lse), dp = do·v, dscore = p · (dp − Σ do·o) · softmax_scale.
+void backward(Exec&, const Tensor& d_o, const Tensor& q, const Tensor& kv, const Tensor& k_rope,
+              const Tensor& o, const Tensor& lse_HT, const MlaShape& shape, const AttentionMask& mask,
+              const Tensor& dq, const Tensor& dkv, const Tensor& dk_rope) {
+  dq.fill_zero();
+  dkv.fill_zero();
+  dk_rope.fill_zero();
+  for_real_type(dq, [&]<class T>(T) {
+    const int64_t rows = q.extent(0), nope = shape.qk_nope_head_dim, rope = shape.qk_rope_head_dim;
+    for (int64_t h = 0; h < shape.heads; ++h)
+      for (int64_t t = 0; t < rows; ++t) {
+        const Head<T> head{shape, h};
+        const T* gradient = head.o(d_o, t);
+        const T mean = add_products(T{0}, gradient, 1, head.o(o, t), 1, shape.v_head_dim);
+        const Keys keys = visible_keys(mask, t);
+        for (int64_t key = keys.begin; key < keys.end; ++key) {
+          const T p = std::exp(head.score(q, t, kv, k_rope, key) - lse_HT.data<T>()[h * rows + t]);
+          const T dp = add_products(T{0}, gradient, 1, head.v(kv, key), 1, shape.v_head_dim);
+          const T dscore = p * (dp - mean) * static_cast<T>(shape.softmax_scale);
+          add_scaled(dscore, head.k(kv, key), head.q(dq, t), nope);
+          add_scaled(dscore, head.k_rope(k_rope, key), head.q(dq, t) + nope, rope);
+          add_scaled(dscore, head.q(q, t), head.k(dkv, key), nope);
+          add_scaled(dscore, head.q(q, t) + nope, head.k_rope(dk_rope, key), rope);
+          add_scaled(p, gradient, head.v(dkv, key), shape.v_head_dim);
+        }
+      }
+  });
+}
+
+}  // namespace
+
+MlaAttentionKernels mla_attention_kernels() {
+  return {.forward = forward, .backward = backward};
+}
+
+}  // namespace moray::reference
