@@ -1,0 +1,28 @@
+// UTF-8 as the pre-tokenizer needs it: where a text stops being valid, and where characters begin.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace moray {
+
+// The length in bytes of the longest prefix that is valid UTF-8 (RFC 3629: no surrogates, no overlong forms).
+size_t valid_utf8_prefix(std::string_view text);
+
+// Whether a byte continues a character begun before it.
+inline bool is_utf8_continuation(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xc0) == 0x80;
+}
+
+// The first position at or after `position` where a character begins, or text.size(). Looks at most 3 bytes
+// ahead, so that it ends on any bytes.
+size_t next_character(std::string_view text, size_t position);
+
+// `text` with every byte that is no UTF-8 replaced by U+FFFD, for messages and JSON.
+std::string replace_invalid_utf8(std::string_view text);
+
+// Appends the UTF-8 form of a code point below 0x110000.
+void append_utf8(std::string& text, char32_t code_point);
+
+}  // namespace moray
