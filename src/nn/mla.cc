@@ -1,0 +1,92 @@
+#include "nn/mla.h"
+
+#include "ops/elementwise.h"
+
+namespace moray {
+
+RopeLayout Mla::q_rope_layout() const { return {shape.heads, shape.qk_nope_head_dim + shape.qk_rope_head_dim}; }
+RopeLayout Mla::k_rope_layout() const { return {1, shape.qk_rope_head_dim}; }
+
+Tensor Mla::forward(Exec& exec, const Tensor& x_TD, const LayerContext& context, Saved& saved) const {
+  const int64_t tokens = x_TD.extent(0), positions = context.rows.rows_per_sample;
+  if (has_q_lora) {
+    const Tensor c_q = q_a_proj.forward(exec, x_TD, saved.q_a_proj);
+    saved.q = q_b_proj.forward(exec, q_a_layernorm.forward(exec, c_q, saved.q_a_layernorm), saved.q_b_proj);
+  } else {
+    saved.q = q_proj.forward(exec, x_TD, saved.q_proj);
+  }
+  rope_apply(exec, saved.q, q_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions);
+
+  const Tensor latent_and_key = kv_a_proj_with_mqa.forward(exec, x_TD, saved.kv_a_proj);
+  const Tensor c_kv = exec.empty({tokens, kv_a_layernorm.weight_D.extent(0)});
+  saved.k_rope = exec.empty({tokens, shape.qk_rope_head_dim});
+  split_columns(exec, latent_and_key, c_kv, saved.k_rope);
+  rope_apply(exec, saved.k_rope, k_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions);
+  saved.kv = kv_b_proj.forward(exec, kv_a_layernorm.forward(exec, c_kv, saved.kv_a_layernorm), saved.kv_b_proj);
+
+  saved.o = exec.empty({tokens, shape.o_width()});
+  saved.lse_HT = exec.empty({shape.heads, tokens});
+  mla_attention_forward(exec, saved.q, saved.kv, saved.k_rope, shape, context.mask, saved.o, saved.lse_HT);
+  return o_proj.forward(exec, saved.o, saved.o_proj);
+}
+
+Tensor Mla::backward_input(Exec& exec, const Tensor& dy_TD, const LayerContext& context, Saved&& saved,
+                           Deferred& deferred) const {
+  const int64_t tokens = dy_TD.extent(0), positions = context.rows.rows_per_sample;
+  const Tensor d_o = o_proj.backward_input(exec, dy_TD, std::move(saved.o_proj), deferred.o_proj);
+  const Tensor dq = exec.empty(saved.q.shape()), dkv = exec.empty(saved.kv.shape());
+  const Tensor dk_rope = exec.empty(saved.k_rope.shape());
+  mla_attention_backward(exec, d_o, saved.q, saved.kv, saved.k_rope, saved.o, saved.lse_HT, shape, context.mask, dq,
+                         dkv, dk_rope);
+  rope_apply(exec, dq, q_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions, /*inverse=*/true);
+  rope_apply(exec, dk_rope, k_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions, /*inverse=*/true);
+
+  const Tensor dlatent = kv_b_proj.backward_input(exec, dkv, std::move(saved.kv_b_proj), deferred.kv_b_proj);
+  const Tensor dc_kv =
+      kv_a_layernorm.backward_input(exec, dlatent, std::move(saved.kv_a_layernorm), deferred.kv_a_layernorm);
+  const Tensor dlatent_and_key = exec.empty({tokens, dc_kv.extent(1) + shape.qk_rope_head_dim});
+  concat_columns(exec, dc_kv, dk_rope, dlatent_and_key);
+  Tensor dx_TD =
+      kv_a_proj_with_mqa.backward_input(exec, dlatent_and_key, std::move(saved.kv_a_proj), deferred.kv_a_proj);
+
+  if (has_q_lora) {
+    const Tensor dc_q_normed = q_b_proj.backward_input(exec, dq, std::move(saved.q_b_proj), deferred.q_b_proj);
+    const Tensor dc_q =
+        q_a_layernorm.backward_input(exec, dc_q_normed, std::move(saved.q_a_layernorm), deferred.q_a_layernorm);
+    dx_TD = q_a_proj.backward_input(exec, dc_q, std::move(saved.q_a_proj), deferred.q_a_proj, dx_TD);
+  } else {
+    dx_TD = q_proj.backward_input(exec, dq, std::move(saved.q_proj), deferred.q_proj, dx_TD);
+  }
+  saved = {};
+  return dx_TD;
+}
+
+void Mla::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows, Mla& gradient) const {
+  if (has_q_lora) {
+    q_a_proj.backward_weight(exec, std::move(deferred.q_a_proj), rows, gradient.q_a_proj);
+    q_a_layernorm.backward_weight(exec, std::move(deferred.q_a_layernorm), rows, gradient.q_a_layernorm);
+    q_b_proj.backward_weight(exec, std::move(deferred.q_b_proj), rows, gradient.q_b_proj);
+  } else {
+    q_proj.backward_weight(exec, std::move(deferred.q_proj), rows, gradient.q_proj);
+  }
+  kv_a_proj_with_mqa.backward_weight(exec, std::move(deferred.kv_a_proj), rows, gradient.kv_a_proj_with_mqa);
+  kv_a_layernorm.backward_weight(exec, std::move(deferred.kv_a_layernorm), rows, gradient.kv_a_layernorm);
+  kv_b_proj.backward_weight(exec, std::move(deferred.kv_b_proj), rows, gradient.kv_b_proj);
+  o_proj.backward_weight(exec, std::move(deferred.o_proj), rows, gradient.o_proj);
+}
+
+void Mla::visit(const std::string& prefix, const ParameterVisitor& visitor) {
+  if (has_q_lora) {
+    q_a_proj.visit(prefix + "q_a_proj.", visitor);
+    q_a_layernorm.visit(prefix + "q_a_layernorm.", visitor);
+    q_b_proj.visit(prefix + "q_b_proj.", visitor);
+  } else {
+    q_proj.visit(prefix + "q_proj.", visitor);
+  }
+  kv_a_proj_with_mqa.visit(prefix + "kv_a_proj_with_mqa.", visitor);
+  kv_a_layernorm.visit(prefix + "kv_a_layernorm.", visitor);
+  kv_b_proj.visit(prefix + "kv_b_proj.", visitor);
+  o_proj.visit(prefix + "o_proj.", visitor);
+}
+
+}  // namespace moray
