@@ -167,4 +167,4 @@ def losses(logits, routings, tokens):
     ]
     main, mtp = cross_entropies[0], cross_entropies[1:]
     balance = sum(balance for _, balance in routings.values())
-    return main, sum(mtp) / max(len(mtp), 1), balance
+    return main, sum(mtp, main.new_zeros(())) / max(len(mtp), 1), balance
