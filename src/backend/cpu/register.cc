@@ -28,7 +28,9 @@ void restrict_to_environment() {
 
 }  // namespace
 
-const char* simd_name() { return (hwy::SupportedTargets() & HWY_AVX3) != 0 ? "avx512" : "avx2"; }
+const char* simd_name() {
+  return (hwy::SupportedTargets() & HWY_AVX3) != 0 ? "avx512" : "avx2";
+}
 
 bool force_simd(const char* name) {
   const std::string_view wanted = name;

@@ -1,0 +1,46 @@
+// How a matrix product is cut: a pure function of its shape, the threads and the caches. Results do not
+// depend on it (matmul_kernel.h), only speed does.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace moray::cpu {
+
+// The canonical k-block (docs/numerics.md): partial sums are joined every 128 steps of k.
+constexpr int64_t kKBlock = 128;
+
+struct CacheSizes {
+  int64_t l1_bytes = 32 << 10;
+  int64_t l2_bytes = 512 << 10;  // of one core
+};
+
+// Of this machine; the defaults above where the system does not say.
+const CacheSizes& machine_caches();
+
+// The register tile of an instruction set: rows × columns of outputs kept in registers over a k-block.
+struct RegisterTile {
+  int64_t rows = 6;
+  int64_t columns = 16;
+};
+
+struct MatmulBlocking {
+  int64_t rows = 0;     // of C in one task; packed A of a k-chunk (rows · k floats) fills half of L2
+  int64_t columns = 0;  // of C in one task, a multiple of the register tile's columns
+  int64_t k = 0;  // a k-chunk, a multiple of 128: strips of A and B of a register tile fit in L1 together
+
+  int64_t tasks(int64_t m, int64_t n) const {
+    return ((m + rows - 1) / rows) * ((n + columns - 1) / columns);
+  }
+  std::string to_string() const;  // "tasks of 512 x 256, k by 256"
+};
+
+// C is m × n over k; `wanted_tasks` is how many tasks would keep the threads evenly busy.
+MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted_tasks,
+                               const CacheSizes& caches, const RegisterTile& tile);
+
+// How many tasks a product of `multiply_adds` in all is worth on `threads` threads: four a thread so that a
+// slow one holds up the others for a quarter of its time at most, but none below the cost of waking a thread.
+int64_t wanted_tasks(int64_t multiply_adds, int threads);
+
+}  // namespace moray::cpu

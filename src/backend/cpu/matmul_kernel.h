@@ -1,0 +1,86 @@
+// The blocked matrix product under every linear layer, dense or grouped, in all three directions.
+//
+// C[i, j] (+)= Σ_k A(i, k) · B(j, k) over a list of k-blocks in order: each block is a chain of FMAs from 0
+// that is then added to the running sum. The list alone fixes the order of arithmetic: vector lanes run over
+// j, so neither the instruction set nor the cut into tasks can change a bit.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "backend/cpu/matmul_blocking.h"
+#include "runtime/exec.h"
+
+namespace moray::cpu {
+
+struct KBlock {
+  int64_t begin = 0;
+  int64_t length = 0;  // at most kKBlock
+};
+
+// An operand as vectors over k: element (i, k) is data[i · stride + k], or with `k_outer` data[k · stride +
+// i].
+struct MatmulOperand {
+  const std::byte* data = nullptr;
+  DType dtype = DType::f32;  // f32 or bf16
+  int64_t stride = 0;        // in elements
+  bool k_outer = false;
+};
+
+struct MatmulOutput {
+  std::byte* data = nullptr;
+  DType dtype = DType::f32;  // bf16: summed in f32, rounded once at the end
+  int64_t stride = 0;
+  bool accumulate = false;  // start from what C holds
+};
+
+struct MatmulProblem {
+  MatmulOperand a, b;
+  MatmulOutput c;
+  int64_t m = 0, n = 0;
+  std::span<const KBlock> blocks;
+
+  int64_t k() const {
+    int64_t sum = 0;
+    for (const KBlock& block : blocks) sum += block.length;
+    return sum;
+  }
+};
+
+// Rows [row_begin, row_end) × columns [column_begin, column_end) of a problem's C.
+struct MatmulTask {
+  const MatmulProblem* problem = nullptr;
+  int64_t row_begin = 0, row_end = 0;
+  int64_t column_begin = 0, column_end = 0;
+  int64_t chunk = 0;  // MatmulBlocking::k
+};
+
+// Floats that run() may write: packed A of a k-chunk, one packed strip of B, and C where the output is bf16.
+struct MatmulScratch {
+  float* a = nullptr;
+  float* b = nullptr;
+  float* c = nullptr;
+};
+
+// One instruction set's build of the kernel.
+struct MatmulKernel {
+  RegisterTile tile;
+  void (*run)(const MatmulTask&, const MatmulScratch&) = nullptr;
+};
+constexpr int64_t kVectorPadding = 16;  // floats written beyond the end of packed A
+
+// The build for the processor (or the one forced, register.h).
+MatmulKernel matmul_kernel();
+
+// Runs all problems as one list of tasks over the pool, so that uneven problems balance. Problems must write
+// different outputs. Reuses each thread's scratch: allocates nothing once that has grown to the largest shape
+// seen.
+void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems);
+
+// Blocks of at most 128 over [begin, end), restarting at begin, appended to `blocks`.
+template <class Blocks>
+void append_k_blocks(int64_t begin, int64_t end, Blocks& blocks) {
+  for (int64_t k = begin; k < end; k += kKBlock) blocks.push_back({k, std::min(kKBlock, end - k)});
+}
+
+}  // namespace moray::cpu

@@ -1,0 +1,140 @@
+// Packing of matrix-product operands into k-outer strips of f32, per SIMD target.
+
+// Per-target include guard (Highway's convention: included once for every target).
+#if defined(MORAY_MATMUL_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MORAY_MATMUL_PACK_INL_H_
+#undef MORAY_MATMUL_PACK_INL_H_
+#else
+#define MORAY_MATMUL_PACK_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "backend/cpu/matmul_kernel.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace moray::cpu::HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+constexpr size_t kLanes = HWY_TARGET == HWY_AVX3 ? 16 : 8;
+
+HWY_INLINE float element(const float* p) {
+  return *p;
+}
+HWY_INLINE float element(const bf16* p) {
+  return to_float(*p);
+}
+
+// As many elements as `d` has lanes, widened to f32.
+template <class DF>
+HWY_INLINE hn::Vec<DF> load_floats(DF d, const float* p) {
+  return hn::LoadU(d, p);
+}
+template <class DF>
+HWY_INLINE hn::Vec<DF> load_floats(DF d, const bf16* p) {
+  const hn::RebindToUnsigned<DF> du32;
+  const hn::Rebind<uint16_t, DF> du16;
+  const auto bits = hn::LoadU(du16, reinterpret_cast<const uint16_t*>(p));
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du32, bits)));
+}
+
+// The first `count` lanes; nothing beyond is read.
+HWY_INLINE V load_some(const float* p, size_t count) {
+  return hn::MaskedLoad(hn::FirstN(D(), count), D(), p);
+}
+HWY_INLINE V load_some(const bf16* p, size_t count) {
+  bf16 copy[kLanes] = {};
+  std::memcpy(copy, p, count * sizeof(bf16));
+  return load_floats(D(), copy);
+}
+
+// Four k of kLanes rows as one vector: block b holds row `first + 4·b`.
+template <class T>
+HWY_INLINE V load_quads(const std::array<const T*, kLanes>& rows, size_t first, int64_t k) {
+  const hn::CappedTag<float, 4> d4;
+  const auto quad = load_floats(d4, rows[first] + k), next = load_floats(d4, rows[first + 4] + k);
+#if HWY_TARGET == HWY_AVX3
+  const hn::CappedTag<float, 8> d8;
+  const auto third = load_floats(d4, rows[first + 8] + k), fourth = load_floats(d4, rows[first + 12] + k);
+  return hn::Combine(D(), hn::Combine(d8, fourth, third), hn::Combine(d8, next, quad));
+#else
+  return hn::Combine(D(), next, quad);
+#endif
+}
+
+// Rows contiguous in k are transposed: to[k · stride + i]. Writes whole vectors in ascending k, so up to
+// kLanes - 1 floats behind each k's `count` are overwritten later or are padding.
+template <class T>
+void pack_transposed(const T* from, int64_t from_stride, int64_t count, int64_t length, size_t stride,
+                     float* to) {
+  const D d;
+  std::array<const T*, kLanes> rows;  // rows beyond count repeat the last: their lanes are never read
+  for (size_t i = 0; i < kLanes; ++i)
+    rows[i] = from + std::min(static_cast<int64_t>(i), count - 1) * from_stride;
+  int64_t k = 0;
+  for (; k + 4 <= length; k += 4) {
+    const V q0 = load_quads(rows, 0, k), q1 = load_quads(rows, 1, k);
+    const V q2 = load_quads(rows, 2, k), q3 = load_quads(rows, 3, k);
+    // 4 × 4 transposes inside each 128-bit block.
+    const V k01_r01 = hn::InterleaveLower(d, q0, q1), k23_r01 = hn::InterleaveUpper(d, q0, q1);
+    const V k01_r23 = hn::InterleaveLower(d, q2, q3), k23_r23 = hn::InterleaveUpper(d, q2, q3);
+    const hn::Repartition<double, D> d64;
+    const auto as64 = [d64](V v) HWY_ATTR { return hn::BitCast(d64, v); };
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d64, as64(k01_r01), as64(k01_r23))), d, to);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d64, as64(k01_r01), as64(k01_r23))), d, to + stride);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d64, as64(k23_r01), as64(k23_r23))), d, to + 2 * stride);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d64, as64(k23_r01), as64(k23_r23))), d, to + 3 * stride);
+    to += 4 * stride;
+  }
+  for (; k < length; ++k, to += stride)
+    for (size_t i = 0; i < static_cast<size_t>(count); ++i) to[i] = element(rows[i] + k);
+}
+
+// Rows contiguous over outputs are copied, the lanes beyond count zero (and overwritten by the next k where
+// stride < kLanes).
+template <class T>
+void pack_copied(const T* from, int64_t from_stride, int64_t count, int64_t length, size_t stride,
+                 float* to) {
+  const D d;
+  if (count == static_cast<int64_t>(kLanes)) {
+    for (int64_t k = 0; k < length; ++k, to += stride)
+      hn::StoreU(load_floats(d, from + k * from_stride), d, to);
+  } else {
+    for (int64_t k = 0; k < length; ++k, to += stride)
+      hn::StoreU(load_some(from + k * from_stride, static_cast<size_t>(count)), d, to);
+  }
+}
+
+template <class T>
+void pack_strip_of(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block,
+                   size_t stride, float* to) {
+  const T* data = reinterpret_cast<const T*>(operand.data);
+  if (operand.k_outer)
+    pack_copied(data + block.begin * operand.stride + begin, operand.stride, count, block.length, stride, to);
+  else
+    pack_transposed(data + begin * operand.stride + block.begin, operand.stride, count, block.length, stride,
+                    to);
+}
+
+// Vectors [begin, begin + count), count <= kLanes, of an operand over one k-block as to[k · stride + i]. May
+// write up to kLanes - count floats (uninitialised) behind the last.
+void pack_strip(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block,
+                size_t stride, float* to) {
+  if (operand.dtype == DType::bf16)
+    pack_strip_of<bf16>(operand, begin, count, block, stride, to);
+  else
+    pack_strip_of<float>(operand, begin, count, block, stride, to);
+}
+
+}  // namespace
+}  // namespace moray::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target guard
