@@ -401,6 +401,12 @@ std::vector<std::string> Config::strings(const std::string& key, std::vector<std
   });
 }
 
+bool Config::is_array(const std::string& key) {
+  impl_->known.insert(key);
+  const toml::node* node = impl_->find(key);
+  return node != nullptr && node->is_array();
+}
+
 int64_t Config::table_count(const std::string& key) {
   impl_->known.insert(key);
   const toml::node* node = impl_->find(key);

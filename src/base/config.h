@@ -28,6 +28,7 @@ class Config {
   // type throws Error naming the key, what was expected and what was found. Integers may be written as 4e6
   // when exact.
   bool has(const std::string& key);
+  bool is_array(const std::string& key);  // false when absent
   int64_t integer(const std::string& key, int64_t fallback);
   double number(const std::string& key, double fallback);
   bool boolean(const std::string& key, bool fallback);

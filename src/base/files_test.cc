@@ -4,35 +4,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <functional>
-
-#include "base/error.h"
+#include "base/test_help.h"
 
 namespace moray {
 namespace {
 
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using test::error_of;
 
 class Files : public testing::Test {
  protected:
-  Files() {
-    std::string name = (fs::temp_directory_path() / "moray-files-XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~Files() override { fs::remove_all(folder_); }
-
   size_t entries() const {
-    return static_cast<size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
+    return static_cast<size_t>(
+        std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()));
   }
 
-  fs::path folder_;
+  test::ScratchFolder folder_;
 };
 
 TEST_F(Files, RoundTripOfAnyBytes) {
@@ -75,8 +61,8 @@ TEST_F(Files, MissingAndUnreadable) {
   EXPECT_EQ(error_of([&] { MappedFile{missing}; }), missing + ": cannot open: No such file or directory");
   EXPECT_NE(error_of([&] { write_file_atomically(missing, "x"); }), "no error");
   EXPECT_NE(error_of([&] { sync_folder(folder_ / "none"); }), "no error");
-  EXPECT_EQ(error_of([&] { read_file(folder_); }), folder_.string() + ": not a regular file");
-  EXPECT_EQ(error_of([&] { MappedFile{folder_}; }), folder_.string() + ": not a regular file");
+  EXPECT_EQ(error_of([&] { read_file(folder_.path()); }), folder_.path().string() + ": not a regular file");
+  EXPECT_EQ(error_of([&] { MappedFile{folder_.path()}; }), folder_.path().string() + ": not a regular file");
   if (::geteuid() != 0) {  // root reads everything
     write_file_atomically(folder_ / "secret", "x");
     ::chmod((folder_ / "secret").c_str(), 0);

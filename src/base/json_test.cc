@@ -2,22 +2,14 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <nlohmann/json.hpp>
 
-#include "base/error.h"
+#include "base/test_help.h"
 
 namespace moray {
 namespace {
 
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using test::error_of;
 
 TEST(Json, RefusesWhatIsNotStrictlyJson) {
   const std::string deep(100'000, '[');
