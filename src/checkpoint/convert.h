@@ -1,0 +1,21 @@
+// Conversion of stored elements: among F32, BF16 and F64, and plain copies of I32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "base/dtype.h"
+
+namespace moray {
+
+// Rounds once, to nearest even, also where a detour through FP32 would round twice.
+bf16 to_bf16(double value);
+
+// Writes `count` elements of safetensors dtype `from_dtype` at `from` (any alignment) as `into_dtype` at
+// `into` (aligned). False, with nothing written, when there is no such conversion. Widening is exact,
+// narrowing rounds to nearest even.
+bool convert_elements(std::string_view from_dtype, const std::byte* from, int64_t count, DType into_dtype,
+                      std::byte* into);
+
+}  // namespace moray
