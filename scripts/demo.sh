@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Text to samples in a few minutes. Every step is kept in build/demo and runs/demo: called again, the demo goes on
+# where it stopped.
+#   TEXT=path       your own files instead of the Python standard library
+#   DEMO_TOKENS=n   train on n tokens
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+moray=build/release/bin/moray
+recipe=recipes/tiny.toml
+prompt=$'def read_lines(path):\n    """Return the lines of a text file."""\n'
+prefix=$'def is_even(n):\n    """True if n is even."""\n    return '
+suffix=$'\n\n\ndef is_odd(n):\n    return not is_even(n)\n'
+
+if [[ -t 1 ]]; then bold=$'\e[1m' plain=$'\e[0m'; else bold='' plain=''; fi
+title() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+
+# Another text is another demo: it gets folders of its own.
+if [[ -n ${TEXT:-} ]]; then
+  [[ -e $TEXT ]] || { echo "demo: TEXT=$TEXT: no such file or folder" >&2; exit 1; }
+  corpus=$(realpath -- "$TEXT")
+  name=demo-$(printf '%s' "$corpus" | cksum | cut -d ' ' -f 1)
+else
+  corpus=$(scripts/demo_corpus.sh)
+  name=demo
+fi
+[[ -z ${DEMO_TOKENS:-} ]] || name+=-$DEMO_TOKENS
+work=build/$name
+run=runs/$name
+mkdir -p "$work"
+
+title "1. Tokenizer: byte-level BPE, trained on $corpus"
+[[ -f $work/tokenizer.json ]] || "$moray" tokenizer train --corpus "$corpus" --vocab-size 4096 --output "$work/tokenizer.json"
+
+title "2. Dataset: duplicates removed, documents held out, packed into token shards"
+[[ -d $work/dataset ]] || "$moray" data build --corpus "$corpus" --tokenizer "$work/tokenizer.json" --output "$work/dataset"
+
+title "3. Training: a small DeepSeek-V3 (MLA, shared and routed experts, balance bias, MTP) from $recipe"
+"$moray" train "$recipe" --set "data.path=$work/dataset" ${DEMO_TOKENS:+--set "train.tokens=$DEMO_TOKENS"} \
+  --run "$run" --resume auto
+
+title "4. It completes a function"
+"$moray" generate --model "$run/model" --prompt "$prompt" --max-tokens 96 --temperature 0
+
+title "5. It fills in a middle"
+"$moray" generate --model "$run/model" --prefix "$prefix" --suffix "$suffix" --max-tokens 32 --temperature 0
+
+title "6. Held-out text, bits per byte"
+evaluation=$("$moray" eval --model "$run/model" --data "$work/dataset" --json)
+number() { sed -n "s/.*\"$1\": *\([-+.0-9e]*\).*/\1/p" <<<"$evaluation" | head -n 1; }
+held_out=$work/dataset/held_out.txt
+bytes=$(wc -c <"$held_out")
+bits_per_byte() { awk -v packed="$1" -v bytes="$bytes" 'BEGIN { printf "%.4f", 8 * packed / bytes }'; }
+ours=$(number bits_per_byte)
+gzip=$(bits_per_byte "$(gzip -9 -n -c "$held_out" | wc -c)")
+xz=null
+command -v xz >/dev/null && xz=$(bits_per_byte "$(xz -9 -c "$held_out" | wc -c)")
+printf '  %-10s %.4f\n' moray "$ours" 'gzip -9' "$gzip"
+[[ $xz == null ]] || printf '  %-10s %.4f   (%s bytes as one stream)\n' 'xz -9' "$xz" "$bytes"
+printf '{"bits_per_byte": %s, "gzip_bits_per_byte": %s, "xz_bits_per_byte": %s, "held_out_bytes": %s}\n' \
+  "$ours" "$gzip" "$xz" "$bytes" >"$run/evaluation.json"
+"$moray" report "$run"
+# The same on every AVX2 machine, for the same text and tokens.
+printf '  final loss %s\n' "$(tail -n 1 "$run/metrics.jsonl" | sed 's/.*"loss":\([^,]*\),.*/\1/')"
+
+title "What next"
+cat <<NEXT
+  $moray generate --model $run/model --prompt 'class Stack:'    your own prompt (--help: all options)
+  open $run/report.html in a browser                           loss curves, load of every expert
+  make demo TEXT=~/my/notes                                    the same on your own files
+  make demo DEMO_TOKENS=20000000                               train longer
+  docs/guide-train.md                                          recipes, resuming, larger models
+NEXT
