@@ -32,6 +32,7 @@ download_packages() {
       { "${get[@]}" "${own[@]}" update >&2 && "${get[@]}" "${own[@]}" download "${PACKAGES[@]}" >&2; }
   ) || { say "the download failed; give a corpus of your own with: make demo TEXT=path"; exit 1; }
   for package in "$apt"/packages/*.deb; do dpkg-deb -x "$package" "$demo/package"; done
+  rm -rf "$apt/lists" "$apt/cache"
 }
 
 if [[ ! -f $demo/corpus.complete ]]; then

@@ -5,7 +5,7 @@ set -euo pipefail
 
 PACKAGES=(
   cmake ninja-build g++ pkg-config
-  libhwy-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev
+  libhwy-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libcli11-dev libtomlplusplus-dev
   libpcre2-dev libxxhash-dev libzstd-dev zlib1g-dev libgtest-dev libjs-dygraphs
 )
 
