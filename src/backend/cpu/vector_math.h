@@ -15,7 +15,7 @@
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace moray::HWY_NAMESPACE {
+namespace moray::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -95,7 +95,7 @@ HWY_INLINE V vector_sigmoid(D d, V x) {
   return hn::MulAdd(numerator, inverse, hn::Mul(hn::Mul(numerator, inverse), residual));
 }
 
-}  // namespace moray::HWY_NAMESPACE
+}  // namespace moray::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target guard

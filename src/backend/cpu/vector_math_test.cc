@@ -9,7 +9,7 @@
 #include "backend/cpu/vector_math.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace moray::HWY_NAMESPACE {
+namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
 template <class Function>
@@ -29,7 +29,7 @@ void sigmoid_all(const float* x, float* y, size_t count) {
 }
 
 }  // namespace
-}  // namespace moray::HWY_NAMESPACE
+}  // namespace moray::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
@@ -42,7 +42,7 @@ HWY_AFTER_NAMESPACE();
 
 #include "backend/cpu/register.h"
 
-namespace moray {
+namespace moray::cpu {
 HWY_EXPORT(exp_all);
 HWY_EXPORT(log_all);
 HWY_EXPORT(sigmoid_all);
@@ -150,20 +150,20 @@ TEST(VectorMath, Extremes) {
 }
 
 TEST(VectorMath, SameBitsOnBothInstructionSets) {
-  if (!cpu::force_simd("avx512")) GTEST_SKIP() << "this machine has no AVX-512";
+  if (!force_simd("avx512")) GTEST_SKIP() << "this machine has no AVX-512";
   std::vector<float> x = all_binades();
   const size_t positive = x.size();
   for (size_t i = 0; i < positive; ++i) x.push_back(-x[i]);
   for (Map map : {exps, logs, sigmoids}) {
-    ASSERT_TRUE(cpu::force_simd("avx512"));
+    ASSERT_TRUE(force_simd("avx512"));
     const std::vector<float> wide = map(x);
-    ASSERT_TRUE(cpu::force_simd("avx2"));
+    ASSERT_TRUE(force_simd("avx2"));
     const std::vector<float> narrow = map(x);
     EXPECT_EQ(std::memcmp(wide.data(), narrow.data(), wide.size() * sizeof(float)), 0);
   }
-  cpu::force_simd("avx512");
+  force_simd("avx512");
 }
 
 }  // namespace
-}  // namespace moray
+}  // namespace moray::cpu
 #endif  // HWY_ONCE

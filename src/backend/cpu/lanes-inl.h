@@ -1,0 +1,89 @@
+// Walking rows of f32 by vectors with the same arithmetic for every vector width, and sums in 16 virtual
+// lanes.
+
+// Included once per Highway target, hence the toggled guard.
+#if defined(MORAY_BACKEND_CPU_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MORAY_BACKEND_CPU_LANES_INL_H_
+#undef MORAY_BACKEND_CPU_LANES_INL_H_
+#else
+#define MORAY_BACKEND_CPU_LANES_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstddef>
+#include <cstdint>
+
+HWY_BEFORE_NAMESPACE();
+namespace moray::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using FloatTag = hn::ScalableTag<float>;
+using FloatVec = hn::Vec<FloatTag>;
+constexpr int64_t kVectorLanes = HWY_MAX_BYTES / sizeof(float);
+constexpr int64_t kVirtualLanes = 16;
+constexpr int kVectorsPerGroup = kVirtualLanes / kVectorLanes;
+
+HWY_INLINE FloatVec splat(float value) {
+  return hn::Set(FloatTag(), value);
+}
+
+// All lanes of a vector.
+struct WholeVector {
+  HWY_INLINE FloatVec load(const float* p) const { return hn::LoadU(FloatTag(), p); }
+  HWY_INLINE void store(FloatVec v, float* p) const { hn::StoreU(v, FloatTag(), p); }
+  HWY_INLINE FloatVec keep(FloatVec v, FloatVec) const { return v; }
+};
+
+// The first `count` lanes; nothing beyond is touched, lanes beyond load as 0.
+struct PartVector {
+  int64_t count;
+  HWY_INLINE auto mask() const { return hn::FirstN(FloatTag(), static_cast<size_t>(count)); }
+  HWY_INLINE FloatVec load(const float* p) const { return hn::MaskedLoad(mask(), FloatTag(), p); }
+  HWY_INLINE void store(FloatVec v, float* p) const { hn::BlendedStore(v, mask(), FloatTag(), p); }
+  HWY_INLINE FloatVec keep(FloatVec v, FloatVec otherwise) const {
+    return hn::IfThenElse(mask(), v, otherwise);
+  }
+};
+
+// body(i, lanes) for vectors starting at i = 0, kVectorLanes, ... of n elements; `lanes` loads and stores.
+template <class Body>
+HWY_INLINE void for_vectors(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kVectorLanes <= n; i += kVectorLanes) body(i, WholeVector{});
+  if (i < n) body(i, PartVector{n - i});
+}
+
+// Joins 16 virtual lanes by halves (8, 4, 2, 1).
+HWY_INLINE float join_lanes(const FloatVec* group) {
+  alignas(64) float lane[kVirtualLanes];
+  for (int k = 0; k < kVectorsPerGroup; ++k) hn::Store(group[k], FloatTag(), lane + k * kVectorLanes);
+  const hn::CappedTag<float, 4> d4;
+  const auto low = hn::Add(hn::Load(d4, lane), hn::Load(d4, lane + 8));
+  const auto high = hn::Add(hn::Load(d4, lane + 4), hn::Load(d4, lane + 12));
+  hn::Store(hn::Add(low, high), d4, lane);
+  return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+}
+
+// A sum of n terms: virtual lane j takes elements j, j + 16, ... in order. body(i, lanes, sum) adds the terms
+// of the vector at i to `sum`; lanes beyond the end must add 0.
+template <class Body>
+HWY_INLINE float sum_in_lanes(int64_t n, const Body& body) {
+  FloatVec group[kVectorsPerGroup];
+  for (int k = 0; k < kVectorsPerGroup; ++k) group[k] = hn::Zero(FloatTag());
+  int64_t i = 0;
+  for (; i + kVirtualLanes <= n; i += kVirtualLanes)
+    for (int k = 0; k < kVectorsPerGroup; ++k) body(i + k * kVectorLanes, WholeVector{}, group[k]);
+  for (int k = 0; k < kVectorsPerGroup; ++k, i += kVectorLanes) {
+    if (n - i >= kVectorLanes)
+      body(i, WholeVector{}, group[k]);
+    else if (n > i)
+      body(i, PartVector{n - i}, group[k]);
+  }
+  return join_lanes(group);
+}
+
+}  // namespace moray::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target guard

@@ -1,0 +1,100 @@
+// R rows, F width.
+#include "ops/swiglu.h"
+
+#include "backend/cpu/dispatch.h"
+#include "backend/cpu/kernels_list.h"
+#include "backend/cpu/pieces.h"
+#include "backend/cpu/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/swiglu.cc"
+#include <hwy/foreach_target.h>
+// After foreach_target.h, as Highway wants it.
+#include "backend/cpu/lanes-inl.h"
+#include "backend/cpu/vector_math.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace moray::cpu::HWY_NAMESPACE {
+namespace {
+
+void forward(Exec& exec, const Tensor& gate_RF, const Tensor& up_RF, const Tensor& h_RF) {
+  const float *gate = gate_RF.data<float>(), *up = up_RF.data<float>();
+  float* h = h_RF.data<float>();
+  exec.pool->for_ranges(h_RF.elements(), kPieceElements, [&](int64_t begin, int64_t end, int) HWY_ATTR {
+    for_vectors(end - begin, [&](int64_t offset, auto lanes) HWY_ATTR {
+      const int64_t i = begin + offset;
+      const FloatVec x = lanes.load(gate + i);
+      const FloatVec silu = hn::Mul(x, vector_sigmoid(FloatTag(), x));
+      lanes.store(hn::Mul(silu, lanes.load(up + i)), h + i);
+    });
+  });
+}
+
+struct BackwardRow {
+  const float *dh, *gate, *up;
+  float *dgate, *dup, *h;
+};
+
+// The vector at i of a row whose router gate is r (1 without one); adds dh'·h to `sum`.
+template <class Lanes>
+HWY_INLINE void backward_vector(const BackwardRow& row, int64_t i, Lanes lanes, FloatVec r, FloatVec& sum) {
+  const FloatVec one = splat(1.0f);
+  const FloatVec x = lanes.load(row.gate + i), up = lanes.load(row.up + i),
+                 dh_unscaled = lanes.load(row.dh + i);
+  const FloatVec sigmoid = vector_sigmoid(FloatTag(), x);
+  const FloatVec silu = hn::Mul(x, sigmoid);
+  const FloatVec dsilu = hn::MulAdd(silu, hn::Sub(one, sigmoid), sigmoid);
+  const FloatVec h = hn::Mul(silu, up), dh = hn::Mul(r, dh_unscaled);
+  lanes.store(hn::Mul(hn::Mul(dh, up), dsilu), row.dgate + i);
+  lanes.store(hn::Mul(dh, silu), row.dup + i);
+  lanes.store(hn::Mul(r, h), row.h + i);
+  sum = hn::MulAdd(dh_unscaled, h, sum);
+}
+
+void backward(Exec& exec, const Tensor& dh_RF, const Tensor& gate_RF, const Tensor& up_RF,
+              const Tensor& router_gate_R, const Tensor& dgate_RF, const Tensor& dup_RF, const Tensor& h_RF,
+              const Tensor& drouter_gate_R) {
+  const int64_t width = gate_RF.extent(1);
+  const BackwardRow all = {dh_RF.data<float>(),    gate_RF.data<float>(), up_RF.data<float>(),
+                           dgate_RF.data<float>(), dup_RF.data<float>(),  h_RF.data<float>()};
+  const bool routed = router_gate_R.defined();
+  const float* router_gate = routed ? router_gate_R.data<float>() : nullptr;
+  float* drouter_gate = routed ? drouter_gate_R.data<float>() : nullptr;
+  exec.pool->for_ranges(
+      gate_RF.extent(0), rows_per_piece(width), [&](int64_t begin, int64_t end, int) HWY_ATTR {
+        for (int64_t t = begin; t < end; ++t) {
+          const int64_t at = t * width;
+          const BackwardRow row = {all.dh + at,    all.gate + at, all.up + at,
+                                   all.dgate + at, all.dup + at,  all.h + at};
+          const FloatVec r = splat(routed ? router_gate[t] : 1.0f);
+          const float dot = sum_in_lanes(width, [&](int64_t i, auto lanes, FloatVec& sum)
+                                                    HWY_ATTR { backward_vector(row, i, lanes, r, sum); });
+          if (routed) drouter_gate[t] = dot;
+        }
+      });
+}
+
+SwigluKernels kernel_table() {
+  return {forward, backward};
+}
+
+}  // namespace
+}  // namespace moray::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace moray::cpu {
+namespace {
+HWY_EXPORT(kernel_table);
+SwigluKernels table() {
+  return HWY_DYNAMIC_DISPATCH(kernel_table)();
+}
+}  // namespace
+
+void register_swiglu() {
+  kernels<SwigluKernels>(Device::cpu) = {dispatched<&SwigluKernels::forward, table>,
+                                         dispatched<&SwigluKernels::backward, table>};
+}
+
+}  // namespace moray::cpu
+#endif  // HWY_ONCE
