@@ -1,0 +1,117 @@
+#include "tokenizer_command.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "data/bpe_train.h"
+#include "data/utf8.h"
+#include "slow_progress.h"
+
+namespace moray {
+
+namespace {
+std::string read_standard_input() {
+  std::string text;
+  char buffer[1 << 16];
+  for (size_t got; (got = std::fread(buffer, 1, sizeof buffer, stdin)) > 0;) text.append(buffer, got);
+  if (std::ferror(stdin)) fail("standard input: cannot read");
+  return text;
+}
+
+std::vector<int64_t> read_ids() {
+  const std::string text = read_standard_input();
+  std::vector<int64_t> ids;
+  const char* end = text.data() + text.size();
+  for (const char* at = text.data(); at < end;) {
+    if (std::strchr(" \t\r\n,[]", *at) != nullptr && *at != '\0') {
+      ++at;
+      continue;
+    }
+    int64_t id = 0;
+    const auto [next, error] = std::from_chars(at, end, id);
+    if (error != std::errc()) fail("standard input: no token id at byte {}", at - text.data());
+    ids.push_back(id);
+    at = next;
+  }
+  return ids;
+}
+
+void print(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+    fail("standard output: cannot write");
+}
+}  // namespace
+
+int run_tokenizer_train(const TokenizerTrainOptions& options) {
+  if (options.output.empty()) fail("no output folder given for the tokenizer");
+  DocumentStream documents(options.corpora, options.held_out);
+  int64_t count = 0;
+  uint64_t bytes = 0;
+  SlowProgress progress;
+  BpeTrainOptions train;
+  train.vocabulary_size = options.vocabulary_size;
+  train.max_text_bytes = options.max_text_bytes;
+  train.progress = [&](int64_t done, int64_t wanted) {
+    progress.show([&] { return fmt::format("tokenizer: {} of {} merges", done, wanted); });
+  };
+  StreamedDocument streamed;
+  const NextDocument next = [&](std::string& text) {
+    do {
+      if (!documents.next(streamed)) return false;
+    } while (streamed.held_out);
+    text = std::move(streamed.document.text);
+    ++count;
+    bytes += text.size();
+    progress.show([&] { return fmt::format("tokenizer: {:.1f} MB read", static_cast<double>(bytes) / 1e6); });
+    return true;
+  };
+  const Tokenizer tokenizer = train_bpe(next, train);
+  progress.finish();
+  std::error_code error;
+  fs::create_directories(options.output, error);
+  if (error) fail("{}: cannot create the folder: {}", options.output, error.message());
+  tokenizer.write(options.output);
+  if (options.json)
+    print(fmt::format("{{\"tokenizer\": {}, \"vocabulary_size\": {}, \"documents\": {}, \"bytes\": {}}}\n",
+                      json_quote(options.output), tokenizer.vocabulary_size(), count, bytes));
+  else
+    print(fmt::format("{}: {} tokens, trained on {} documents, {:.1f} MB\n", options.output,
+                      tokenizer.vocabulary_size(), count, static_cast<double>(bytes) / 1e6));
+  return 0;
+}
+
+int run_tokenizer_encode(const TokenizerEncodeOptions& options) {
+  const Tokenizer tokenizer = Tokenizer::read(options.tokenizer);
+  if (!options.text.empty() && !options.input.empty()) fail("give a text or an input file, not both");
+  const std::string text = !options.text.empty()    ? options.text
+                           : !options.input.empty() ? read_file(options.input)
+                                                    : read_standard_input();
+  std::vector<int32_t> ids;
+  Encoder(tokenizer).encode(text, options.special_tokens ? SpecialTokens::parse : SpecialTokens::ignore, ids);
+  if (options.json)
+    print(fmt::format("{{\"ids\": [{}], \"count\": {}, \"bytes\": {}}}\n", fmt::join(ids, ", "), ids.size(),
+                      text.size()));
+  else
+    print(fmt::format("{}\n", fmt::join(ids, " ")));
+  return 0;
+}
+
+int run_tokenizer_decode(const TokenizerDecodeOptions& options) {
+  const Tokenizer tokenizer = Tokenizer::read(options.tokenizer);
+  std::string text;
+  for (const int64_t id : options.ids.empty() ? read_ids() : options.ids) {
+    if (id < 0 || id >= tokenizer.vocabulary_size())
+      fail("token id {} is outside the vocabulary of {}", id, tokenizer.vocabulary_size());
+    const auto token = static_cast<int32_t>(id);
+    if (!(options.skip_special && tokenizer.is_special(token))) text += tokenizer.token_bytes(token);
+  }
+  print(options.json ? fmt::format("{{\"text\": {}}}\n", json_quote(replace_invalid_utf8(text))) : text);
+  return 0;
+}
+
+}  // namespace moray
