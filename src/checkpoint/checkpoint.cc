@@ -17,6 +17,8 @@ namespace {
 constexpr std::string_view kStepPrefix = "step-";
 constexpr std::string_view kTemporaryPrefix = ".tmp-";
 constexpr std::string_view kTrashPrefix = ".trash-";
+constexpr std::string_view kAsidePrefix =
+    ".aside-";  // the old checkpoint of a step while its new one moves in
 constexpr std::string_view kSafetensors = ".safetensors";
 
 std::string step_folder_name(int64_t step) {
@@ -52,6 +54,14 @@ void create_folder(const fs::path& folder) {
   if (error) fail("{}: cannot create folder: {}", folder.string(), error.message());
 }
 
+// A new parent's own name must be durable too.
+void create_parent(const fs::path& parent) {
+  std::error_code ignored;
+  if (fs::exists(parent, ignored)) return;
+  create_folder(parent);
+  sync_folder((parent / "..").lexically_normal());
+}
+
 void rename_folder(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::rename(from, to, error);
@@ -64,11 +74,23 @@ void remove_folder(const fs::path& folder) {
   if (error) fail("{}: cannot remove: {}", folder.string(), error.message());
 }
 
-// What a killed process left behind.
+// A checkpoint that stands aside and whose place is empty: the process died before the new one moved in.
+bool is_displaced(const fs::path& entry) {
+  const std::string name = entry.filename().string();
+  if (!name.starts_with(kAsidePrefix) || !step_of(name.substr(kAsidePrefix.size()))) return false;
+  std::error_code ignored;
+  return !fs::exists(entry.parent_path() / name.substr(kAsidePrefix.size()), ignored);
+}
+
+// Cleans up what a killed process left behind.
 void remove_leftovers(const fs::path& parent) {
   for (const fs::path& entry : entries_of(parent)) {
     const std::string name = entry.filename().string();
-    for (std::string_view prefix : {kTemporaryPrefix, kTrashPrefix}) {
+    if (is_displaced(entry)) {
+      rename_folder(entry, parent / name.substr(kAsidePrefix.size()));
+      continue;
+    }
+    for (std::string_view prefix : {kTemporaryPrefix, kTrashPrefix, kAsidePrefix}) {
       if (name.starts_with(prefix) && step_of(name.substr(prefix.size()))) remove_folder(entry);
     }
   }
@@ -104,10 +126,14 @@ class TemporaryFolder {
     if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) {
       fail("{}: cannot replace: {}", target.string(), std::strerror(errno));
     }
-    // A file system without exchange (some network ones): for an instant only the older checkpoints are
-    // there.
-    discard(target);
+    // A file system without exchange (some network ones): until the second rename, the old one is found
+    // standing aside.
+    const fs::path aside =
+        target.parent_path() / fmt::format("{}{}", kAsidePrefix, target.filename().string());
+    rename_folder(target, aside);
     rename_folder(path_, target);
+    sync_folder(target.parent_path());
+    remove_folder(aside);
   }
 
  private:
@@ -148,10 +174,7 @@ void write_state(const fs::path& folder, const CheckpointContent& content, std::
 
 fs::path save_checkpoint(const fs::path& parent, int64_t step, const CheckpointContent& content) {
   MORAY_CHECK(step >= 0, "step {}", step);
-  if (!fs::exists(parent)) {
-    create_folder(parent);
-    sync_folder(fs::absolute(parent).parent_path());
-  }
+  create_parent(parent);
   remove_leftovers(parent);
   const std::string name = step_folder_name(step);
   const fs::path target = parent / name;
@@ -175,7 +198,9 @@ fs::path save_checkpoint(const fs::path& parent, int64_t step, const CheckpointC
 std::vector<fs::path> list_checkpoints(const fs::path& parent) {
   std::vector<std::pair<int64_t, fs::path>> found;
   for (const fs::path& entry : entries_of(parent)) {
-    const std::optional<int64_t> step = step_of(entry.filename().string());
+    const std::string name = entry.filename().string();
+    const std::optional<int64_t> step =
+        step_of(is_displaced(entry) ? name.substr(kAsidePrefix.size()) : name);
     if (!step) continue;
     try {
       const Manifest manifest = read_manifest(entry);
@@ -201,6 +226,7 @@ void verify_checkpoint(const fs::path& checkpoint) {
 
 void remove_old_checkpoints(const fs::path& parent, int64_t keep_last) {
   MORAY_CHECK(keep_last >= 1, "keep_last {}", keep_last);
+  remove_leftovers(parent);
   const std::vector<fs::path> all = list_checkpoints(parent);
   for (size_t i = 0; i + static_cast<size_t>(keep_last) < all.size(); ++i) discard(all[i]);
 }

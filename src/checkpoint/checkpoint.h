@@ -8,7 +8,9 @@
 // A checkpoint is written as PARENT/.tmp-step-00001234, every file and folder synced, and renamed. A kill at
 // any instant leaves every older checkpoint whole and the new one whole or absent. What a kill leaves behind
 // (".tmp-step-*",
-// ".trash-step-*") is never read, and removed by the next save. One process at a time may save into a parent.
+// ".trash-step-*") is never read, and removed by the next save. Where a file system cannot exchange two
+// folders, a step's old checkpoint stands aside (".aside-step-*") while the new one moves in, and counts as
+// its checkpoint until then. One process at a time may save into a parent.
 #pragma once
 
 #include <cstdint>

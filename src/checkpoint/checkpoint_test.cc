@@ -150,6 +150,19 @@ TEST_F(Checkpoints, SavingAStepAgainReplacesIt) {
   EXPECT_EQ(entries(folder_.path()).size(), 1u);
 }
 
+TEST_F(Checkpoints, OneThatStandsAsideCountsUntilItsPlaceIsTaken) {
+  save_checkpoint(folder_.path(), 7, content(7));
+  fs::rename(folder_ / "step-00000007", folder_ / ".aside-step-00000007");
+  EXPECT_EQ(latest_checkpoint(folder_.path()), folder_ / ".aside-step-00000007");
+  save_checkpoint(folder_.path(), 8, content(8));
+  EXPECT_EQ(entries(folder_.path()), (std::vector<std::string>{"step-00000007", "step-00000008"}));
+  fs::copy(folder_ / "step-00000007", folder_ / ".aside-step-00000007", fs::copy_options::recursive);
+  EXPECT_EQ(list_checkpoints(folder_.path()).size(), 2u);
+  save_checkpoint(folder_.path(), 9, content(9));
+  EXPECT_EQ(entries(folder_.path()),
+            (std::vector<std::string>{"step-00000007", "step-00000008", "step-00000009"}));
+}
+
 TEST_F(Checkpoints, OneFlippedByteIsDetected) {
   const fs::path path = save_checkpoint(folder_.path(), 3, content(3));
   Random random(3, name_stream("flips"));
@@ -248,7 +261,7 @@ TEST_F(Checkpoints, AKillAtAnyInstantLeavesAWholeCheckpoint) {
     ASSERT_FALSE(all.empty());
     int64_t step = 0;
     for (const fs::path& path : all) {
-      step = std::stoll(path.filename().string().substr(5));
+      step = open_checkpoint(path).step();
       expect_holds(path, step);
     }
     EXPECT_GE(step, newest) << "the newest checkpoint went away";

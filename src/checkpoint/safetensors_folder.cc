@@ -32,7 +32,9 @@ SafetensorsFile SafetensorsFolder::open_inside(const std::string& file_name) con
   const fs::path real = fs::canonical(path, error);
   if (error)
     fail("{}: shard '{}' is missing or unreadable: {}", folder_.string(), file_name, error.message());
-  if (real.parent_path() != fs::canonical(folder_)) {
+  const fs::path inside = fs::canonical(folder_, error);
+  if (error) fail("{}: cannot resolve: {}", folder_.string(), error.message());
+  if (real.parent_path() != inside) {
     fail("{}: '{}' is a link out of the folder, to {}", folder_.string(), file_name, real.string());
   }
   return SafetensorsFile(path);
