@@ -46,6 +46,15 @@ void register_kernels() {
     fail("this processor lacks AVX2 and FMA, which moray's kernels need");
   restrict_to_environment();
   register_matmul();
+  register_rms_norm();
+  register_rope();
+  register_swiglu();
+  register_route();
+  register_permute();
+  register_elementwise();
+  register_adamw();
+  register_embedding();
+  register_cross_entropy();
 }
 
 }  // namespace moray::cpu
