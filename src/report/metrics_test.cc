@@ -1,6 +1,8 @@
 #include "report/metrics.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -16,9 +18,7 @@ namespace {
 class MetricsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ =
-        fs::path(::testing::TempDir()) / ::testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(folder_);
+    folder_ = fs::path(::testing::TempDir()) / ("moray_metrics_" + std::to_string(::getpid()));
   }
   void TearDown() override { fs::remove_all(folder_); }
 
@@ -100,6 +100,28 @@ TEST_F(MetricsTest, ResumeKeepsOneLineAStep) {
   }
   { MetricsWriter fresh(folder_, 0, 20); }
   EXPECT_TRUE(read_metrics(folder_ / "metrics.jsonl").empty());
+}
+
+TEST_F(MetricsTest, OneLineAStepWhateverTheKills) {
+  int64_t resumed = 0;
+  for (int round = 0; round < 15; ++round) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      MetricsWriter writer(folder_, resumed, 100);
+      for (int64_t step = resumed + 1; step <= resumed + 100'000; ++step) writer.write(step_metrics(step));
+      ::_exit(0);
+    }
+    ::usleep(static_cast<useconds_t>(500 * round));  // inside the cut as well as inside the writes
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    if (!fs::exists(folder_ / "metrics.jsonl")) continue;
+    const auto rows = read_metrics(folder_ / "metrics.jsonl");
+    for (size_t i = 0; i < rows.size(); ++i) ASSERT_EQ(rows[i].step, static_cast<int64_t>(i) + 1);
+    ASSERT_GE(static_cast<int64_t>(rows.size()), resumed);
+    resumed = static_cast<int64_t>(rows.size()) * 3 / 4;
+  }
+  EXPECT_GT(resumed, 0);
 }
 
 TEST_F(MetricsTest, ReaderDropsOnlyACutLastLine) {
