@@ -1,6 +1,11 @@
 // The output head fused with the cross-entropy loss: logits exist for one block of rows at a time.
 //
 // T rows, D hidden, V vocabulary, G gradient groups. Blocks of rows are 128 at absolute multiples of 128 in a sample.
+//
+// A row's log-sum-exp on the cpu device: most = its greatest logit; exp(logit − most) is summed over blocks of 128
+// columns, in each block in 16 virtual lanes (lane j takes columns j, j + 16, ...) joined by halves; block sums are
+// added in order. loss = log(sum) + (most − logit of the target); dlogits = exp · (gradient_scale / sum), minus
+// gradient_scale at the target.
 #pragma once
 
 #include "ops/rows.h"
@@ -15,7 +20,8 @@ struct CrossEntropyKernels {
                            const Tensor& dw_GVD) = nullptr;
 };
 
-// loss[t] = log Σ_v exp(h·w_v) − h·w_target. targets i32; a negative target gives loss 0 and no gradient.
+// loss[t] = log Σ_v exp(h·w_v) − h·w_target. targets i32; a negative target gives loss 0 and no gradient;
+// throws Error naming the position for a target of V or more.
 void cross_entropy_forward(Exec&, const Tensor& h_TD, const Tensor& w_VD, const Tensor& targets_T,
                            const Tensor& loss_T);
 

@@ -14,6 +14,9 @@ namespace {
 // task too.
 constexpr int64_t kMinColumns = 256;
 constexpr int64_t kMinRows = 128;
+// Rather four times as much packing than threads without work.
+constexpr int64_t kLeastColumns = 64;
+constexpr int64_t kLeastRows = 32;
 // Bounds the FP32 copy of C that a task keeps when the output is BF16 (2 MB a thread).
 constexpr int64_t kMaxRows = 512;
 constexpr int64_t kMaxColumns = 1024;
@@ -56,14 +59,16 @@ MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted, 
                         round_up(std::max(k, int64_t{1}), kKBlock));
 
   const int64_t most_rows = std::clamp(caches.l2_bytes / 2 / (4 * blocking.k), tile.rows, kMaxRows);
-  int64_t row_blocks = ceil_div(m, most_rows);
-  const int64_t most_column_blocks = std::max(n / kMinColumns, int64_t{1});
-  const int64_t column_blocks =
-      std::max(std::min(ceil_div(wanted, row_blocks), most_column_blocks), ceil_div(n, kMaxColumns));
-  blocking.columns = round_up(ceil_div(n, column_blocks), tile.columns);
-  if (row_blocks * column_blocks < wanted)
-    row_blocks = std::max(row_blocks, std::min(ceil_div(wanted, column_blocks), m / kMinRows));
-  blocking.rows = ceil_div(m, row_blocks);
+  const auto cut = [&](int64_t min_rows, int64_t min_columns) {
+    int64_t row_blocks = ceil_div(m, most_rows);
+    int64_t column_blocks = std::min(ceil_div(wanted, row_blocks), n / min_columns);
+    column_blocks = std::max({column_blocks, ceil_div(n, kMaxColumns), int64_t{1}});
+    row_blocks = std::max(row_blocks, std::min(ceil_div(wanted, column_blocks), m / min_rows));
+    blocking.rows = ceil_div(m, row_blocks);
+    blocking.columns = round_up(ceil_div(n, column_blocks), tile.columns);
+  };
+  cut(kMinRows, kMinColumns);
+  if (blocking.tasks(m, n) < wanted / 4) cut(kLeastRows, kLeastColumns);
   return blocking;
 }
 
