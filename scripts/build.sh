@@ -5,5 +5,7 @@ cd "$(dirname "$0")/.."
 
 preset=$1
 shift
+jobs=$(scripts/jobs.sh)
+[[ -d build/$preset ]] || printf 'build: %s, %s jobs; the first build takes minutes\n' "$preset" "$jobs" >&2
 [[ -f build/$preset/build.ninja ]] || cmake --preset "$preset" >&2
-cmake --build --preset "$preset" -j "$(scripts/jobs.sh)" ${1:+--target "$@"} >&2
+cmake --build --preset "$preset" -j "$jobs" ${1:+--target "$@"} >&2

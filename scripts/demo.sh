@@ -24,9 +24,8 @@ else
   corpus=$(scripts/demo_corpus.sh)
   name=demo
 fi
-[[ -z ${DEMO_TOKENS:-} ]] || name+=-$DEMO_TOKENS
 work=build/$name
-run=runs/$name
+run=runs/$name${DEMO_TOKENS:+-$DEMO_TOKENS}
 mkdir -p "$work"
 
 title "1. Tokenizer: byte-level BPE, trained on $corpus"
@@ -47,7 +46,7 @@ title "5. It fills in a middle"
 
 title "6. Held-out text, bits per byte"
 evaluation=$("$moray" eval --model "$run/model" --data "$work/dataset" --json)
-number() { sed -n "s/.*\"$1\": *\([-+.0-9e]*\).*/\1/p" <<<"$evaluation" | head -n 1; }
+number() { grep -o "\"$1\": *[-+.0-9e]*" <<<"$evaluation" | head -n 1 | sed 's/.*: *//'; }
 held_out=$work/dataset/held_out.txt
 bytes=$(wc -c <"$held_out")
 bits_per_byte() { awk -v packed="$1" -v bytes="$bytes" 'BEGIN { printf "%.4f", 8 * packed / bytes }'; }
@@ -65,9 +64,14 @@ printf '  final loss %s\n' "$(tail -n 1 "$run/metrics.jsonl" | sed 's/.*"loss":\
 
 title "What next"
 cat <<NEXT
-  $moray generate --model $run/model --prompt 'class Stack:'    your own prompt (--help: all options)
-  open $run/report.html in a browser                           loss curves, load of every expert
-  make demo TEXT=~/my/notes                                    the same on your own files
-  make demo DEMO_TOKENS=20000000                               train longer
-  docs/guide-train.md                                          recipes, resuming, larger models
+  $moray generate --model $run/model --prompt 'class Stack:'
+      your own prompt; --help lists all options
+  $run/report.html
+      open it in a browser: loss curves, the load of every expert
+  make demo DEMO_TOKENS=20000000
+      train longer
+  make demo TEXT=path
+      the same on your own files
+  docs/guide-train.md
+      recipes, resuming, larger models
 NEXT
