@@ -143,10 +143,10 @@ RopeTable make_rope_table(const Exec& exec, const ModelConfig& config, int64_t p
   return moray::make_rope_table(exec, positions, config.qk_rope_head_dim, config.rope_theta, config.rope_scaling);
 }
 
-Tensor hidden_states(Exec& exec, const Model& model, const Tensor& ids_T, const RopeTable& rope) {
-  const int64_t tokens = ids_T.extent(0);
-  const LayerContext context{{.samples = 1, .rows_per_sample = tokens}, {1, tokens, {}}, rope};
-  Tensor x_TD = exec.empty({tokens, model.config.hidden_size});
+Tensor hidden_states(Exec& exec, const Model& model, const Tensor& ids_T, const SampleRows& rows,
+                     const RopeTable& rope) {
+  const LayerContext context{rows, {rows.samples, rows.rows_per_sample, {}}, rope};
+  Tensor x_TD = exec.empty({ids_T.extent(0), model.config.hidden_size});
   embedding_forward(exec, ids_T, model.embed_tokens_VD, x_TD);
   RoutingStats stats;
   stats.load.resize(static_cast<size_t>(model.config.n_routed_experts));

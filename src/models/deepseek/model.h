@@ -39,7 +39,7 @@ std::vector<NamedWeight> named_weights(Model&);
 // cos/sin for `positions` positions.
 RopeTable make_rope_table(const Exec&, const ModelConfig&, int64_t positions);
 
-// Inference over one sequence: the states after the final norm, [T, D].
-Tensor hidden_states(Exec&, const Model&, const Tensor& ids_T, const RopeTable&);
+// Inference: the states after the final norm, [T, D]; `rows` says how ids_T splits into sequences.
+Tensor hidden_states(Exec&, const Model&, const Tensor& ids_T, const SampleRows& rows, const RopeTable&);
 
 }  // namespace moray::deepseek

@@ -1,0 +1,94 @@
+#include "train/recipe.h"
+
+namespace moray {
+
+namespace {
+
+int64_t at_least(Config& config, const char* key, int64_t fallback, int64_t least) {
+  const int64_t value = config.integer(key, fallback);
+  if (value < least) fail("{} is {}, expected at least {}", config.where(key), value, least);
+  return value;
+}
+
+double number_in(Config& config, const char* key, double fallback, double least, double most) {
+  const double value = config.number(key, fallback);
+  if (!(value >= least && value <= most))
+    fail("{} is {}, expected {} to {}", config.where(key), value, least, most);
+  return value;
+}
+
+DType dtype_of_name(Config& config, const char* key, const char* fallback) {
+  const std::string name = config.string(key, fallback);
+  if (name == "f32") return DType::f32;
+  if (name == "bf16") return DType::bf16;
+  fail("{} is '{}', expected 'f32' or 'bf16'", config.where(key), name);
+}
+
+OptimizerConfig optimizer_from(Config& config) {
+  OptimizerConfig optimizer;
+  constexpr double kBelowOne = 1 - 1e-9;
+  optimizer.beta1 = number_in(config, "train.adamw.beta1", optimizer.beta1, 0, kBelowOne);
+  optimizer.beta2 = number_in(config, "train.adamw.beta2", optimizer.beta2, 0, kBelowOne);
+  optimizer.eps = config.number("train.adamw.eps", optimizer.eps);
+  optimizer.weight_decay = config.number("train.adamw.weight_decay", optimizer.weight_decay);
+  optimizer.clip_norm = config.number("train.adamw.clip_norm", optimizer.clip_norm);
+  optimizer.moment_dtype = dtype_of_name(config, "train.adamw.moments", "f32");
+  return optimizer;
+}
+
+TrainConfig train_from(Config& config) {
+  TrainConfig train;
+  train.seed = static_cast<uint64_t>(config.integer("train.seed", 1));
+  train.tokens = at_least(config, "train.tokens", 0, 1);
+  train.sequence_length = at_least(config, "train.sequence_length", train.sequence_length, 1);
+  train.batch_size = Schedule::from_recipe(config, "train.batch_size", 8);
+  train.batch_multiple = at_least(config, "train.batch_multiple", train.batch_multiple, 1);
+  train.micro_batch = at_least(config, "train.micro_batch", train.micro_batch, 1);
+  train.gradient_groups = at_least(config, "train.gradient_groups", train.gradient_groups, 1);
+  train.isolate_documents = config.boolean("train.isolate_documents", train.isolate_documents);
+  train.learning_rate = Schedule::from_recipe(config, "train.learning_rate", 1e-3);
+  train.mtp_loss_weight = Schedule::from_recipe(config, "train.mtp_loss_weight", 0.3);
+  train.balance_bias_update_speed = Schedule::from_recipe(config, "train.balance_bias_update_speed", 0.001);
+  train.balance_loss_alpha = config.number("train.balance_loss_alpha", train.balance_loss_alpha);
+  train.optimizer = optimizer_from(config);
+  train.ema_decay = number_in(config, "train.ema_decay", train.ema_decay, 0, 1 - 1e-9);
+  train.max_bad_steps = at_least(config, "train.max_bad_steps", train.max_bad_steps, 1);
+  if (train.batch_size.at(1) < 1 || train.batch_size.greatest() > 1e9)
+    fail("{}: batch sizes must lie between 1 and 1e9", config.where("train.batch_size"));
+  return train;
+}
+
+DataConfig data_from(Config& config) {
+  DataConfig data;
+  data.dataset = config.string("data.dataset", "");
+  data.fim_rate = number_in(config, "data.fim_rate", data.fim_rate, 0, 1);
+  data.newline_split_rate = number_in(config, "data.newline_split_rate", data.newline_split_rate, 0, 1);
+  return data;
+}
+
+RunConfig run_from(Config& config) {
+  RunConfig run;
+  run.validation_interval_steps = at_least(config, "run.validation_interval_steps", 0, 0);
+  run.validation_tokens = at_least(config, "run.validation_tokens", run.validation_tokens, 0);
+  run.checkpoint_interval_steps = at_least(config, "run.checkpoint_interval_steps", 0, 0);
+  run.keep_last = at_least(config, "run.keep_last", run.keep_last, 1);
+  run.model_dtype = dtype_of_name(config, "run.model_dtype", "f32");
+  return run;
+}
+
+}  // namespace
+
+Recipe Recipe::from_config(Config& config) {
+  Recipe recipe;
+  recipe.model = deepseek::ModelConfig::from_recipe(config);
+  recipe.data = data_from(config);
+  recipe.train = train_from(config);
+  recipe.run = run_from(config);
+  config.reject_unknown_keys();
+  if (recipe.train.sequence_length > recipe.model.max_position_embeddings)
+    fail("{} is {}, more than model.max_position_embeddings = {}", config.where("train.sequence_length"),
+         recipe.train.sequence_length, recipe.model.max_position_embeddings);
+  return recipe;
+}
+
+}  // namespace moray

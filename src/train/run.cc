@@ -1,0 +1,239 @@
+#include "train/run.h"
+
+#include <sys/resource.h>
+
+#include <chrono>
+#include <csignal>
+#include <ctime>
+
+#include "base/log.h"
+#include "data/dataset.h"
+#include "report/metrics.h"
+#include "report/progress.h"
+#include "report/report.h"
+#include "report/tensorboard.h"
+#include "train/evaluate.h"
+#include "train/model_folder.h"
+#include "train/train_state.h"
+
+namespace moray {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+// While alive, SIGINT and SIGTERM set a flag instead of ending the process; each a second time ends it.
+class StopRequest {
+ public:
+  StopRequest() {
+    flag = 0;
+    struct sigaction action {};
+    action.sa_handler = [](int) { flag = 1; };
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+    ::sigaction(SIGINT, &action, &old_interrupt_);
+    ::sigaction(SIGTERM, &action, &old_terminate_);
+  }
+  ~StopRequest() {
+    ::sigaction(SIGINT, &old_interrupt_, nullptr);
+    ::sigaction(SIGTERM, &old_terminate_, nullptr);
+  }
+  bool made() const { return flag != 0; }
+
+ private:
+  static inline volatile std::sig_atomic_t flag = 0;
+  struct sigaction old_interrupt_ {}, old_terminate_ {};
+};
+
+void expect_fitting_dataset(const Dataset& dataset, const Recipe& recipe) {
+  const DatasetManifest& manifest = dataset.manifest();
+  const std::string& folder = recipe.data.dataset;
+  if (manifest.vocabulary_size > recipe.model.vocab_size)
+    fail("{}: its tokenizer has {} tokens, model.vocab_size is {}", folder, manifest.vocabulary_size,
+         recipe.model.vocab_size);
+  if (manifest.fim_rate != recipe.data.fim_rate)
+    fail("{}: was built with fim_rate {}, the recipe says {}", folder, manifest.fim_rate, recipe.data.fim_rate);
+  if (manifest.split_rate != recipe.data.newline_split_rate)
+    fail("{}: was built with newline_split_rate {}, the recipe says {}", folder, manifest.split_rate,
+         recipe.data.newline_split_rate);
+}
+
+// Everything of one run that lives as long as it.
+class Run {
+ public:
+  Run(Exec& exec, Config& config, const RunOptions& options)
+      : recipe_(Recipe::from_config(config)),
+        recipe_toml_(config.resolved()),
+        options_(options),
+        dataset_(open_dataset()),
+        trainer_(exec, recipe_.model, recipe_.train),
+        source_([this](uint64_t n, std::span<int32_t> tokens, std::span<int32_t> starts) {
+          const int64_t length = recipe_.train.sequence_length;
+          dataset_.sample(n, length, static_cast<int64_t>(tokens.size()) - length, tokens, starts);
+        }) {}
+
+  RunSummary go() {
+    prepare_folder();
+    total_steps_ = trainer_.total_steps();
+    const int64_t start_step = trainer_.counters().step;
+    MetricsWriter metrics(options_.folder, start_step, total_steps_);
+    TensorBoardWriter tensorboard(options_.folder, start_step);
+    announce();
+    StopRequest stop;
+    Progress progress("train", recipe_.train.tokens, "tokens", trainer_.counters().tokens);
+    while (!trainer_.finished() && !stop.made()) {
+      const StepMetrics row = step();
+      metrics.write(row);
+      tensorboard.write(row.step, static_cast<double>(std::time(nullptr)), tensorboard_scalars(row));
+      progress.update(std::min(row.tokens, recipe_.train.tokens), progress_detail(row));
+      if (checkpoint_due()) {
+        metrics.sync();
+        save();
+      }
+    }
+    metrics.sync();
+    if (saved_step_ != trainer_.counters().step) save();
+    summary_.interrupted = !trainer_.finished();
+    summary_.steps = trainer_.counters().step;
+    summary_.tokens = trainer_.counters().tokens;
+    if (trainer_.counters().step > 0) write_report({options_.folder}, options_.folder / "report.html");
+    return summary_;
+  }
+
+ private:
+  Dataset open_dataset() const {
+    if (recipe_.data.dataset.empty()) fail("data.dataset is not set: the folder made by `moray data build`");
+    Dataset dataset = Dataset::open(recipe_.data.dataset, recipe_.train.seed);
+    expect_fitting_dataset(dataset, recipe_);
+    return dataset;
+  }
+
+  fs::path checkpoints() const { return options_.folder / "checkpoints"; }
+
+  void prepare_folder() {
+    const std::optional<fs::path> latest = latest_checkpoint(checkpoints());
+    if (!options_.resume && (latest || fs::exists(options_.folder / "metrics.jsonl")))
+      fail("{}: already holds a run; go on with --resume, or choose another folder with --run",
+           options_.folder.string());
+    std::error_code error;
+    fs::create_directories(options_.folder, error);
+    if (error) fail("{}: cannot create the folder: {}", options_.folder.string(), error.message());
+    if (latest) {
+      const Checkpoint checkpoint = open_checkpoint(*latest);
+      restore_training(trainer_, checkpoint);
+      saved_step_ = trainer_.counters().step;
+      summary_.checkpoint = *latest;
+      log::info("resuming from {}", latest->string());
+    } else if (!options_.init.empty()) {
+      read_weights(SafetensorsFolder(options_.init), trainer_.model());
+      trainer_.restart_average();
+      log::info("weights from {}", options_.init.string());
+    }
+    write_file_atomically(options_.folder / "recipe.toml", recipe_toml_);
+  }
+
+  // Tells what is about to happen, with an estimate of the time from one micro-batch whose result is thrown away.
+  void announce() {
+    const deepseek::ParameterCounts counts = deepseek::count_parameters(recipe_.model);
+    log::info("model: {} parameters ({} in the MTP modules), {} active a token", short_count(static_cast<double>(counts.total + counts.mtp)),
+              short_count(static_cast<double>(counts.mtp)), short_count(static_cast<double>(counts.active)));
+    log::info("data: {} tokens in {}, {} held out", short_count(static_cast<double>(dataset_.train_tokens())),
+              recipe_.data.dataset, short_count(static_cast<double>(dataset_.held_out_tokens())));
+    const int64_t left = recipe_.train.tokens - trainer_.counters().tokens;
+    if (left <= 0) {
+      log::info("nothing left to do: {} tokens trained", trainer_.counters().tokens);
+      return;
+    }
+    const double seconds = trainer_.seconds_per_token(source_) * static_cast<double>(left);
+    log::info("plan: {} steps to {} tokens, about {} on {} threads", total_steps_ - trainer_.counters().step,
+              short_count(static_cast<double>(recipe_.train.tokens)), short_duration(seconds),
+              trainer_.exec().pool->threads());
+  }
+
+  StepMetrics step() {
+    const Clock::time_point start = Clock::now();
+    const StepResult result = trainer_.step(source_);
+    const double seconds = seconds_since(start);
+    const Counters& counters = trainer_.counters();
+    if (result.skipped)
+      log::warning("step {}: loss {} or gradient norm {} is not finite; the step was skipped ({} so far)",
+                   counters.step, result.loss, result.grad_norm, counters.skipped_steps);
+    StepMetrics row;
+    row.step = counters.step;
+    row.tokens = counters.tokens;
+    row.loss = result.loss;
+    row.mtp_loss = result.mtp_loss;
+    row.balance_loss = result.balance_loss;
+    for (const std::vector<int64_t>& load : result.expert_load) row.add_moe_layer(load);
+    row.grad_norm = result.grad_norm;
+    row.learning_rate = result.learning_rate;
+    row.tokens_per_second = static_cast<double>(result.batch_tokens) / seconds;
+    row.peak_memory_bytes = peak_memory_bytes();
+    row.skipped_steps = counters.skipped_steps;
+    const int64_t interval = recipe_.run.validation_interval_steps;
+    if (trainer_.finished() || (interval > 0 && counters.step % interval == 0)) row.validation_loss = validate();
+    summary_.loss = row.loss;
+    if (row.validation_loss) summary_.validation_loss = row.validation_loss;
+    return row;
+  }
+
+  std::optional<double> validate() {
+    const auto held_out = static_cast<int64_t>(dataset_.held_out_tokens());
+    const int64_t tokens = std::min(recipe_.run.validation_tokens, held_out);
+    if (tokens == 0) return std::nullopt;
+    const TokenReader read = [this](int64_t begin, std::span<int32_t> out) {
+      dataset_.held_out_window(static_cast<uint64_t>(begin), out);
+    };
+    return evaluate(trainer_.exec(), trainer_.model(), trainer_.rope(), read, tokens, recipe_.train.sequence_length,
+                    dataset_.tokenizer().required_id(kEndOfSentence), {})
+        .loss();
+  }
+
+  bool checkpoint_due() {
+    const int64_t interval = recipe_.run.checkpoint_interval_steps;
+    return interval > 0 && trainer_.counters().step % interval == 0;
+  }
+
+  void save() {
+    const fs::path data = recipe_.data.dataset;
+    const Tokenizer& tokenizer = dataset_.tokenizer();
+    const SaveOptions options{recipe_.run.model_dtype, recipe_toml_,
+                              {data / "tokenizer.json", data / "tokenizer_config.json"},
+                              tokenizer.required_id(kBeginOfSentence), tokenizer.required_id(kEndOfSentence)};
+    summary_.checkpoint = save_training(trainer_, checkpoints(), options);
+    saved_step_ = trainer_.counters().step;
+    remove_old_checkpoints(checkpoints(), recipe_.run.keep_last);
+  }
+
+  static std::string progress_detail(const StepMetrics& row) {
+    double worst = 0;
+    for (double balance : row.balance) worst = std::max(worst, balance);
+    return fmt::format("step {}  loss {:.3f}  {:.1f}k tokens/s  balance {:.2f}", row.step, row.loss,
+                       row.tokens_per_second / 1000, worst);
+  }
+
+  Recipe recipe_;
+  std::string recipe_toml_;
+  RunOptions options_;
+  Dataset dataset_;
+  Trainer trainer_;
+  SampleSource source_;
+  RunSummary summary_;
+  int64_t total_steps_ = 0;
+  int64_t saved_step_ = -1;
+};
+
+}  // namespace
+
+RunSummary run_training(Exec& exec, Config recipe, const RunOptions& options) {
+  return Run(exec, recipe, options).go();
+}
+
+}  // namespace moray
