@@ -15,6 +15,11 @@ struct EmbeddingCase {
   int64_t samples, rows_per_sample, width, vocabulary, groups;
 };
 
+void PrintTo(const EmbeddingCase& c, std::ostream* os) {
+  *os << c.samples << "x" << c.rows_per_sample << " rows of " << c.width << ", vocabulary " << c.vocabulary
+      << ", G " << c.groups;
+}
+
 class Embedding : public testing::TestWithParam<EmbeddingCase> {};
 
 TEST_P(Embedding, AgreesWithReference) {

@@ -18,6 +18,10 @@ struct NormCase {
   int64_t samples, rows_per_sample, width, groups;
 };
 
+void PrintTo(const NormCase& c, std::ostream* os) {
+  *os << c.samples << "x" << c.rows_per_sample << " rows of " << c.width << ", G " << c.groups;
+}
+
 class RmsNorm : public testing::TestWithParam<NormCase> {};
 
 TEST_P(RmsNorm, AgreesWithReference) {
@@ -37,6 +41,21 @@ TEST_P(RmsNorm, AgreesWithReference) {
   };
   expect_close(tolerance::kRmsNorm, op);
   expect_same_bits_on_threads(op);
+}
+
+// Every rounding of these is fixed by the header: 16 lanes along a row, blocks of 128 along rows.
+TEST_P(RmsNorm, HasReferenceBits) {
+  const auto [samples, rows_per_sample, width, groups] = GetParam();
+  const SampleRows rows{samples, rows_per_sample, 1, groups};
+  expect_reference_bits([&, D = width, G = groups](Workbench& bench) {
+    const int64_t T = rows.rows();
+    const Tensor x = bench.normal("x", {T, D}, 3), w = bench.normal("w", {D}, 0.3, 1),
+                 dy = bench.normal("dy", {T, D});
+    const Tensor y = bench.empty({T, D}), rstd = bench.empty({T}), dw = bench.normal("dw", {G, D});
+    rms_norm_forward(bench.exec, x, w, kEps, y, rstd);
+    rms_norm_backward_weight(bench.exec, dy, x, rstd, rows, dw);
+    return NamedOutputs{{"y", y}, {"rstd", rstd}, {"dw", dw}};
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, RmsNorm,

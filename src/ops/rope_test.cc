@@ -16,6 +16,11 @@ struct RopeCase {
   int64_t samples, rows_per_sample, heads, head_width, pairs;
 };
 
+void PrintTo(const RopeCase& c, std::ostream* os) {
+  *os << c.samples << "x" << c.rows_per_sample << " rows, " << c.heads << " heads of " << c.head_width << ", "
+      << c.pairs << " pairs";
+}
+
 struct Tables {
   Tensor cos_PJ, sin_PJ;
 };
