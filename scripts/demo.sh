@@ -29,23 +29,33 @@ run=runs/$name${DEMO_TOKENS:+-$DEMO_TOKENS}
 mkdir -p "$work"
 
 title "1. Tokenizer: byte-level BPE, trained on $corpus"
-[[ -f $work/tokenizer.json ]] || "$moray" tokenizer train --corpus "$corpus" --vocab-size 4096 --output "$work/tokenizer.json"
+[[ -f $work/tokenizer/tokenizer.json ]] ||
+  "$moray" tokenizer train --corpus "$corpus" --vocab-size 4096 --output "$work/tokenizer"
 
 title "2. Dataset: duplicates removed, documents held out, packed into token shards"
-[[ -d $work/dataset ]] || "$moray" data build --corpus "$corpus" --tokenizer "$work/tokenizer.json" --output "$work/dataset"
+[[ -d $work/dataset ]] || "$moray" data build --corpus "$corpus" --tokenizer "$work/tokenizer" --output "$work/dataset"
 
 title "3. Training: a small DeepSeek-V3 (MLA, shared and routed experts, balance bias, MTP) from $recipe"
-"$moray" train "$recipe" --set "data.path=$work/dataset" ${DEMO_TOKENS:+--set "train.tokens=$DEMO_TOKENS"} \
-  --run "$run" --resume auto
+settings=(--set "data.dataset=$work/dataset")
+if [[ -n ${DEMO_TOKENS:-} ]]; then
+  [[ $DEMO_TOKENS =~ ^[1-9][0-9]*$ ]] || { echo "demo: DEMO_TOKENS=$DEMO_TOKENS: not a number of tokens" >&2; exit 1; }
+  # The recipe's schedule, stretched: a twentieth of warm-up, then cosine.
+  settings+=(--set "train.tokens=$DEMO_TOKENS" --set "train.learning_rate=[
+    { until_tokens = $((DEMO_TOKENS / 20)), shape = \"linear\", to = 3e-3 },
+    { until_tokens = $DEMO_TOKENS, shape = \"cosine\", to = 3e-4 }]")
+fi
+"$moray" train "$recipe" "${settings[@]}" --run "$run" --resume
+checkpoints=("$run"/checkpoints/step-*)
+model=${checkpoints[-1]}/model
 
 title "4. It completes a function"
-"$moray" generate --model "$run/model" --prompt "$prompt" --max-tokens 96 --temperature 0
+"$moray" generate --model "$model" --prompt "$prompt" --max-tokens 96 --temperature 0
 
 title "5. It fills in a middle"
-"$moray" generate --model "$run/model" --prefix "$prefix" --suffix "$suffix" --max-tokens 32 --temperature 0
+"$moray" generate --model "$model" --prefix "$prefix" --suffix "$suffix" --max-tokens 32 --temperature 0
 
 title "6. Held-out text, bits per byte"
-evaluation=$("$moray" eval --model "$run/model" --data "$work/dataset" --json)
+evaluation=$("$moray" eval --model "$model" --data "$work/dataset" --json)
 number() { grep -o "\"$1\": *[-+.0-9e]*" <<<"$evaluation" | head -n 1 | sed 's/.*: *//'; }
 held_out=$work/dataset/held_out.txt
 bytes=$(wc -c <"$held_out")
@@ -64,7 +74,7 @@ printf '  final loss %s\n' "$(tail -n 1 "$run/metrics.jsonl" | sed 's/.*"loss":\
 
 title "What next"
 cat <<NEXT
-  $moray generate --model $run/model --prompt 'class Stack:'
+  $moray generate --model $model --prompt 'class Stack:'
       your own prompt; --help lists all options
   $run/report.html
       open it in a browser: loss curves, the load of every expert
