@@ -27,7 +27,7 @@ struct BpeTrainOptions {
       {0, std::string(kThinkEnd), false}};
   std::vector<PreTokenizerSplit> splits = deepseek_v3_splits();
   // Called now and then with the merges made and wanted; may be empty.
-  std::function<void(int64_t done, int64_t wanted)> progress;
+  std::function<void(int64_t done, int64_t wanted)> progress = {};
 };
 
 // Fills `document` with the next text, false at the end.

@@ -20,13 +20,14 @@ struct BuildProgress {
 };
 
 struct BuildOptions {
-  std::vector<CorpusSource> corpora;
-  HeldOutOptions held_out;  // its seed also draws fill-in-the-middle and splits
-  DocumentEncoderOptions documents;
+  std::vector<CorpusSource> corpora = {};
+  HeldOutOptions held_out = {};  // its seed also draws fill-in-the-middle and splits
+  DocumentEncoderOptions documents = {};
   int threads = 0;                          // 0: one a core
   bool replace = false;                     // an existing dataset folder is replaced
   int64_t shard_tokens = int64_t{1} << 25;  // a shard is closed by the first document that reaches it
-  std::function<void(const BuildProgress&)> progress;  // called after every batch of documents; may be empty
+  std::function<void(const BuildProgress&)> progress =
+      {};  // called after every batch of documents; may be empty
 };
 
 // Builds `folder`, which appears whole or not at all. The same inputs give the same bytes, whatever the

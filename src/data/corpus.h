@@ -19,7 +19,7 @@ struct CorpusOptions {
   // The key of the text in a line of JSON.
   std::string text_key = "text";
   // File name endings taken from a folder (".py"; before .gz or .zst); empty: all.
-  std::vector<std::string> suffixes;
+  std::vector<std::string> suffixes = {};
   // A longer document is an error: it bounds memory against decompression bombs.
   uint64_t max_document_bytes = uint64_t{64} << 20;
   // A text file named as a corpus itself is cut, at ends of lines, into documents of at most this many bytes,

@@ -12,10 +12,10 @@
 namespace moray {
 
 struct CorpusSource {
-  std::string name;  // letters, digits, '-', '_', '.'; part of file names
-  fs::path path;
+  std::string name = {};  // letters, digits, '-', '_', '.'; part of file names
+  fs::path path = {};
   double weight = 0;  // share of the samples relative to the others'; 0: in proportion to its training tokens
-  CorpusOptions options;
+  CorpusOptions options = {};
 };
 
 // Content decides, never the order of documents: the same text is held out in every corpus and every build.
