@@ -46,6 +46,7 @@ void register_kernels() {
     fail("this processor lacks AVX2 and FMA, which moray's kernels need");
   restrict_to_environment();
   register_matmul();
+  register_attention();
   register_rms_norm();
   register_rope();
   register_swiglu();

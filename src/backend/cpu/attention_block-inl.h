@@ -1,0 +1,40 @@
+// Steps on blocks that attention's forward and backward passes share.
+
+// Included once per Highway target, hence the toggled guard.
+#if defined(MORAY_BACKEND_CPU_ATTENTION_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MORAY_BACKEND_CPU_ATTENTION_BLOCK_INL_H_
+#undef MORAY_BACKEND_CPU_ATTENTION_BLOCK_INL_H_
+#else
+#define MORAY_BACKEND_CPU_ATTENTION_BLOCK_INL_H_
+#endif
+
+#include <cstring>
+
+#include "backend/cpu/attention.h"
+#include "backend/cpu/attention_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace moray::cpu::HWY_NAMESPACE {
+
+// The keys of a block as whole rows [keys, N + R]: the head's own part, then the shared rotary one.
+inline void copy_keys(const AttentionHead& head, int64_t first, int64_t keys, float* k_rows) {
+  for (int64_t k = 0; k < keys; ++k) {
+    float* row = k_rows + k * head.key();
+    std::memcpy(row, head.kv + (first + k) * head.kv_stride, static_cast<size_t>(head.nope) * sizeof(float));
+    std::memcpy(row + head.nope, head.k_rope + (first + k) * head.rope,
+                static_cast<size_t>(head.rope) * sizeof(float));
+  }
+}
+
+// C = A · B over a head's width, in chains of at most kWidthBlock joined in order.
+inline void multiply_over_width(int64_t rows, LeftOperand a, RightOperand b, int64_t width, const Output& c) {
+  multiply<Order::rows, Join::set>(rows, a, b, std::min(kWidthBlock, width), c);
+  for (int64_t k = kWidthBlock; k < width; k += kWidthBlock)
+    multiply<Order::rows, Join::add>(rows, {a.data + k, a.stride}, {b.panels + k * kPanel, b.panel_stride},
+                                     std::min(kWidthBlock, width - k), c);
+}
+
+}  // namespace moray::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target guard
