@@ -1,0 +1,78 @@
+#include "apps/generate_command.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "apps/model_argument.h"
+#include "serve/generate.h"
+
+namespace moray {
+
+namespace {
+
+void append(std::vector<int32_t>& ids, const std::vector<int32_t>& more) { ids.insert(ids.end(), more.begin(), more.end()); }
+
+// Documents follow an end-of-sentence token in training, so a prompt does too. FIM in PSM order (facts §2).
+std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const GenerateCommandOptions& options) {
+  std::vector<int32_t> ids{tokenizer.required_id(kEndOfSentence)};
+  if (!options.fill_in) {
+    append(ids, tokenizer.encode(options.prompt));
+    return ids;
+  }
+  ids.push_back(tokenizer.required_id(kFimBegin));
+  append(ids, tokenizer.encode(options.prefix));
+  ids.push_back(tokenizer.required_id(kFimHole));
+  append(ids, tokenizer.encode(options.suffix));
+  ids.push_back(tokenizer.required_id(kFimEnd));
+  return ids;
+}
+
+// Bytes of `pending` up to the last complete UTF-8 character, so that a terminal never sees half of one.
+size_t complete_utf8(std::string_view pending) {
+  size_t tail = 0;
+  while (tail < 3 && tail < pending.size() && (static_cast<uint8_t>(pending[pending.size() - 1 - tail]) & 0xc0) == 0x80) ++tail;
+  if (tail == pending.size()) return pending.size();
+  const auto lead = static_cast<uint8_t>(pending[pending.size() - 1 - tail]);
+  const size_t needed = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
+  return tail < needed ? pending.size() - 1 - tail : pending.size();
+}
+
+}  // namespace
+
+int run_generate(const GenerateCommandOptions& options) {
+  Workplace workplace(options.threads);
+  const LoadedModel loaded = load_model_argument(workplace.exec, options.model, options.weights);
+  const Tokenizer& tokenizer = loaded.tokenizer;
+  const std::vector<int32_t> prompt = prompt_ids(tokenizer, options);
+  const GenerateOptions generate_options{options.sampling, options.max_tokens, tokenizer.required_id(kEndOfSentence),
+                                         tokenizer.vocabulary_size()};
+  std::string text, pending;
+  const auto print = [&](std::string_view bytes) {
+    if (options.json) return;
+    std::fwrite(bytes.data(), 1, bytes.size(), stdout);
+    std::fflush(stdout);
+  };
+  print(options.fill_in ? options.prefix : options.prompt);
+  const std::vector<int32_t> generated =
+      generate(workplace.exec, loaded.model, prompt, generate_options, [&](int32_t token) {
+        const std::string_view bytes = tokenizer.token_bytes(token);
+        text += bytes;
+        pending += bytes;
+        const size_t whole = complete_utf8(pending);
+        print(std::string_view(pending).substr(0, whole));
+        pending.erase(0, whole);
+        return true;
+      });
+  if (options.json) {
+    nlohmann::ordered_json json{{"prompt_tokens", prompt.size()}, {"completion_tokens", generated.size()}};
+    json["text"] = text;
+    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    return 0;
+  }
+  print(pending);
+  print(options.fill_in ? options.suffix : "\n");
+  return 0;
+}
+
+}  // namespace moray

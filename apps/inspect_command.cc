@@ -1,0 +1,156 @@
+#include "apps/inspect_command.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "apps/model_argument.h"
+#include "checkpoint/checkpoint.h"
+#include "data/dataset.h"
+#include "report/progress.h"
+#include "train/model_folder.h"
+#include "train/recipe.h"
+
+namespace moray {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json model_summary(const deepseek::ModelConfig& model) {
+  const deepseek::ParameterCounts counts = deepseek::count_parameters(model);
+  return {{"family", model.is_v3() ? "V3" : "V2"},
+          {"layers", model.num_hidden_layers},
+          {"hidden_size", model.hidden_size},
+          {"attention_heads", model.num_attention_heads},
+          {"routed_experts", model.n_routed_experts},
+          {"experts_per_token", model.num_experts_per_tok},
+          {"shared_experts", model.n_shared_experts},
+          {"vocabulary", model.vocab_size},
+          {"positions", model.max_position_embeddings},
+          {"mtp_depths", model.num_nextn_predict_layers},
+          {"parameters", counts.total},
+          {"parameters_active", counts.active},
+          {"parameters_active_matmul", counts.active_matmul},
+          {"parameters_mtp", counts.mtp}};
+}
+
+Json stored_summary(const std::vector<const SafetensorsFile*>& files, bool tensors) {
+  Json by_dtype = Json::object(), list = Json::array();
+  uint64_t bytes = 0;
+  int64_t count = 0;
+  for (const SafetensorsFile* file : files)
+    for (const StoredTensor& tensor : file->tensors()) {
+      ++count;
+      bytes += tensor.bytes();
+      Json& entry = by_dtype[tensor.dtype];
+      if (entry.is_null()) entry = {{"tensors", 0}, {"elements", 0}};
+      entry["tensors"] = entry["tensors"].get<int64_t>() + 1;
+      entry["elements"] = entry["elements"].get<int64_t>() + tensor.elements();
+      if (tensors) list.push_back({{"name", tensor.name}, {"dtype", tensor.dtype}, {"shape", tensor.shape}});
+    }
+  Json summary{{"files", files.size()}, {"tensors", count}, {"bytes", bytes}, {"by_dtype", by_dtype}};
+  if (tensors) summary["list"] = list;
+  return summary;
+}
+
+Json inspect_model_folder(const fs::path& folder, bool tensors) {
+  Json summary{{"kind", "model"}, {"folder", folder.string()}};
+  summary["model"] = model_summary(read_model_config(folder));
+  const SafetensorsFolder weights(folder);
+  std::vector<const SafetensorsFile*> files;
+  for (const SafetensorsFile& file : weights.files()) files.push_back(&file);
+  summary["weights"] = stored_summary(files, tensors);
+  return summary;
+}
+
+Json inspect_recipe(const fs::path& path) {
+  Config config = Config::read(path);
+  const Recipe recipe = Recipe::from_config(config);
+  Json summary{{"kind", "recipe"}, {"file", path.string()}};
+  summary["model"] = model_summary(recipe.model);
+  summary["training"] = {{"tokens", recipe.train.tokens},
+                         {"sequence_length", recipe.train.sequence_length},
+                         {"first_batch_size", recipe.train.batch_size.at(0)},
+                         {"greatest_batch_size", recipe.train.batch_size.greatest()},
+                         {"greatest_learning_rate", recipe.train.learning_rate.greatest()},
+                         {"gradient_groups", recipe.train.gradient_groups}};
+  return summary;
+}
+
+Json inspect_dataset(const fs::path& folder) {
+  const Dataset dataset = Dataset::open(folder);
+  Json summary{{"kind", "dataset"}, {"folder", folder.string()}};
+  summary["vocabulary"] = dataset.manifest().vocabulary_size;
+  summary["train_tokens"] = dataset.train_tokens();
+  summary["held_out_tokens"] = dataset.held_out_tokens();
+  summary["held_out_bytes"] = dataset.held_out_bytes();
+  summary["fim_rate"] = dataset.manifest().fim_rate;
+  summary["newline_split_rate"] = dataset.manifest().split_rate;
+  for (const CorpusManifest& corpus : dataset.manifest().corpora)
+    summary["corpora"][corpus.name] = {{"documents_read", corpus.documents_read},
+                                       {"duplicates", corpus.duplicates},
+                                       {"train_documents", corpus.train.documents},
+                                       {"train_tokens", corpus.train.tokens},
+                                       {"held_out_documents", corpus.held_out.documents}};
+  return summary;
+}
+
+Json inspect_path(const fs::path& path, bool tensors) {
+  if (!fs::exists(path)) fail("{}: no such file or folder", path.string());
+  if (path.extension() == ".toml") return inspect_recipe(path);
+  if (path.extension() == ".safetensors") {
+    const SafetensorsFile file(path);
+    Json summary{{"kind", "safetensors"}, {"file", path.string()}};
+    summary["weights"] = stored_summary({&file}, tensors);
+    return summary;
+  }
+  if (path.filename() == "tokenizer.json") {
+    const Tokenizer tokenizer = Tokenizer::read(path);
+    return {{"kind", "tokenizer"},
+            {"file", path.string()},
+            {"vocabulary", tokenizer.vocabulary_size()},
+            {"added_tokens", tokenizer.added_tokens().size()}};
+  }
+  if (fs::exists(path / "dataset.json")) return inspect_dataset(path);
+  const fs::path folder = resolve_model_folder(path);
+  Json summary = inspect_model_folder(folder, tensors);
+  if (const fs::path checkpoint = folder.parent_path(); fs::exists(checkpoint / "manifest.json")) {
+    verify_checkpoint(checkpoint);
+    summary["checkpoint"] = {{"folder", checkpoint.string()}, {"checksums", "verified"}};
+  }
+  return summary;
+}
+
+// Nested objects as indented lines; large numbers also in short form.
+void print_plain(const Json& json, int indent) {
+  for (const auto& [key, value] : json.items()) {
+    const std::string pad(static_cast<size_t>(indent), ' ');
+    if (key == "list") {
+      for (const Json& tensor : value)
+        fmt::print("{}{:<64} {:<8} {}\n", pad, tensor["name"].get<std::string>(), tensor["dtype"].get<std::string>(),
+                   tensor["shape"].dump());
+    } else if (value.is_object()) {
+      fmt::print("{}{}\n", pad, key);
+      print_plain(value, indent + 2);
+    } else {
+      std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+      if (value.is_number_integer() && value.get<int64_t>() >= 100000)
+        text += fmt::format("  ({})", short_count(value.get<double>()));
+      fmt::print("{}{:<{}} {}\n", pad, key, 30 - indent, text);
+    }
+  }
+}
+
+}  // namespace
+
+int run_inspect(const InspectOptions& options) {
+  const Json summary = inspect_path(options.path, options.tensors);
+  if (options.json)
+    fmt::print("{}\n", summary.dump());
+  else
+    print_plain(summary, 0);
+  return 0;
+}
+
+}  // namespace moray

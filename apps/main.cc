@@ -1,0 +1,243 @@
+// The command `moray`: its subcommands and their options. What each does is in its own file.
+#include <CLI/CLI.hpp>
+
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+
+#include "apps/bench_command.h"
+#include "apps/data_command.h"
+#include "apps/eval_command.h"
+#include "apps/generate_command.h"
+#include "apps/inspect_command.h"
+#include "apps/report_command.h"
+#include "apps/tokenizer_command.h"
+#include "apps/train_command.h"
+#include "base/error.h"
+
+namespace {
+
+using moray::Error;
+
+// Runs once CLI11 has read the command line; its result is the exit status.
+using Action = std::function<int()>;
+
+void add_threads(CLI::App* command, int& threads) {
+  command->add_option("--threads", threads, "threads to use (default: MORAY_THREADS, else all cores)")->check(CLI::PositiveNumber);
+}
+
+void add_json(CLI::App* command, bool& json) {
+  command->add_flag("--json", json, "one JSON object on stdout; everything else goes to stderr");
+}
+
+CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& about, const std::string& examples) {
+  CLI::App* command = parent.add_subcommand(name, about);
+  command->footer("Examples:\n" + examples);
+  return command;
+}
+
+void add_corpora(CLI::App* command, std::vector<std::string>& corpora) {
+  command
+      ->add_option("--corpus", corpora,
+                   "folder, .txt or .jsonl, also .gz or .zst; PATH, NAME=PATH or NAME=PATH:WEIGHT; may be repeated")
+      ->required();
+}
+
+void add_held_out(CLI::App* command, moray::HeldOutOptions& held_out) {
+  command->add_option("--held-out", held_out.fraction, "share of documents held out, chosen by content")->capture_default_str();
+  command->add_option("--seed", held_out.seed, "seed of the held-out choice, FIM and splits")->capture_default_str();
+}
+
+void add_tokenizer(CLI::App& app, Action& action) {
+  CLI::App* tokenizer = app.add_subcommand("tokenizer", "train a byte-level BPE tokenizer, encode and decode");
+  tokenizer->require_subcommand(1);
+
+  auto* train = add_command(*tokenizer, "train", "learn a vocabulary from text",
+                            "  moray tokenizer train --corpus src/ --vocab-size 8192 --output tokenizer/\n");
+  auto train_options = std::make_shared<moray::TokenizerTrainOptions>();
+  auto corpora = std::make_shared<std::vector<std::string>>();
+  add_corpora(train, *corpora);
+  train->add_option("--vocab-size", train_options->vocabulary_size, "tokens in all: bytes, merges and special ones")->capture_default_str();
+  train->add_option("--output", train_options->output, "folder for tokenizer.json")->required();
+  train->add_option("--max-text-bytes", train_options->max_text_bytes, "text beyond this is not read")->capture_default_str();
+  add_held_out(train, train_options->held_out);
+  add_json(train, train_options->json);
+  train->callback([=, &action] {
+    action = [=] {
+      for (const std::string& corpus : *corpora) train_options->corpora.push_back(moray::parse_corpus(corpus));
+      return moray::run_tokenizer_train(*train_options);
+    };
+  });
+
+  auto* encode = add_command(*tokenizer, "encode", "text to token ids",
+                             "  moray tokenizer encode --tokenizer tokenizer/ --text 'def f(x):'\n"
+                             "  moray tokenizer encode --tokenizer tokenizer/ < file.py\n");
+  auto encode_options = std::make_shared<moray::TokenizerEncodeOptions>();
+  encode->add_option("--tokenizer", encode_options->tokenizer, "tokenizer.json or the folder that holds it")->required();
+  auto* text = encode->add_option("--text", encode_options->text, "the text itself");
+  encode->add_option("--input", encode_options->input, "a file (default: standard input)")->excludes(text);
+  encode->add_flag("--special-tokens", encode_options->special_tokens, "special tokens written in the text become those tokens");
+  add_json(encode, encode_options->json);
+  encode->callback([=, &action] { action = [=] { return moray::run_tokenizer_encode(*encode_options); }; });
+
+  auto* decode = add_command(*tokenizer, "decode", "token ids to text",
+                             "  moray tokenizer decode --tokenizer tokenizer/ 318 257\n"
+                             "  moray tokenizer encode --tokenizer T --text hi | moray tokenizer decode --tokenizer T\n");
+  auto decode_options = std::make_shared<moray::TokenizerDecodeOptions>();
+  decode->add_option("--tokenizer", decode_options->tokenizer, "tokenizer.json or the folder that holds it")->required();
+  decode->add_option("ids", decode_options->ids, "token ids (default: from standard input)");
+  decode->add_flag("--skip-special", decode_options->skip_special, "leave control tokens out");
+  add_json(decode, decode_options->json);
+  decode->callback([=, &action] { action = [=] { return moray::run_tokenizer_decode(*decode_options); }; });
+}
+
+void add_data(CLI::App& app, Action& action) {
+  CLI::App* data = app.add_subcommand("data", "turn corpora into datasets");
+  data->require_subcommand(1);
+  auto* build = add_command(*data, "build", "tokenize, remove duplicates, hold out, FIM, pack into memory-mapped shards",
+                            "  moray data build --corpus src/ --tokenizer tokenizer/ --output dataset/\n"
+                            "  moray data build --corpus code=src/:0.7 --corpus prose=books.jsonl.zst:0.3 --tokenizer T --output D\n");
+  auto options = std::make_shared<moray::DataBuildOptions>();
+  auto corpora = std::make_shared<std::vector<std::string>>();
+  add_corpora(build, *corpora);
+  build->add_option("--tokenizer", options->tokenizer, "tokenizer.json or the folder that holds it")->required();
+  build->add_option("--output", options->output, "the dataset's folder")->required();
+  add_held_out(build, options->build.held_out);
+  build->add_option("--fim-rate", options->build.documents.fim_rate, "share of documents in fill-in-the-middle form")->capture_default_str();
+  build->add_option("--newline-split-rate", options->build.documents.split_rate,
+                    "share of joined punctuation-and-line-break tokens that are split")->capture_default_str();
+  build->add_flag("--replace", options->build.replace, "replace an existing dataset");
+  add_threads(build, options->build.threads);
+  add_json(build, options->json);
+  build->callback([=, &action] {
+    action = [=] {
+      for (const std::string& corpus : *corpora) options->build.corpora.push_back(moray::parse_corpus(corpus));
+      return moray::run_data_build(*options);
+    };
+  });
+}
+
+void add_train(CLI::App& app, Action& action) {
+  auto* train = add_command(app, "train", "train a model as a recipe says",
+                            "  moray train recipes/tiny.toml --set data.dataset=dataset\n"
+                            "  moray train recipes/tiny.toml --resume\n"
+                            "  moray train recipes/small.toml --run runs/b --set train.seed=2 --set train.micro_batch=8\n");
+  auto options = std::make_shared<moray::TrainOptions>();
+  train->add_option("recipe", options->recipe, "RECIPE.toml")->required();
+  train->add_option("--set", options->assignments, "KEY=VALUE, overrides a key of the recipe; may be repeated");
+  train->add_option("--run", options->run, "the run's folder (default: runs/RECIPE)");
+  auto resume = std::make_shared<std::string>();
+  auto* resume_option = train->add_option("--resume", *resume, "go on from the newest checkpoint of the run, or start if there is none")
+                            ->expected(0, 1)->type_name("[auto]")->check(CLI::IsMember({"auto"}));
+  train->add_option("--init", options->init, "Hugging Face folder to take the first weights from");
+  add_threads(train, options->threads);
+  add_json(train, options->json);
+  train->callback([=, &action] {
+    options->resume = resume_option->count() > 0;
+    action = [=] { return moray::run_train(*options); };
+  });
+}
+
+void add_model_options(CLI::App* command, std::string& model, std::string& weights) {
+  command->add_option("--model", model, "model folder, checkpoint or run")->required();
+  command->add_option("--weights", weights, "model, or ema: the moving average of a checkpoint")->capture_default_str();
+}
+
+void add_generate(CLI::App& app, Action& action) {
+  auto* generate = add_command(app, "generate", "continue a text, or fill in a middle",
+                               "  moray generate --model runs/tiny --prompt 'def read(path):'\n"
+                               "  moray generate --model runs/tiny --prefix 'def add(a, b):' --suffix '    return c' --temperature 0\n");
+  auto options = std::make_shared<moray::GenerateCommandOptions>();
+  add_model_options(generate, options->model, options->weights);
+  auto* prompt = generate->add_option("--prompt", options->prompt, "text to continue");
+  auto* prefix = generate->add_option("--prefix", options->prefix, "text before the middle")->excludes(prompt);
+  auto* suffix = generate->add_option("--suffix", options->suffix, "text after the middle")->excludes(prompt);
+  generate->add_option("--max-tokens", options->max_tokens, "most tokens to generate")->capture_default_str()->check(CLI::PositiveNumber);
+  generate->add_option("--temperature", options->sampling.temperature, "0: always the likeliest")->capture_default_str();
+  generate->add_option("--top-p", options->sampling.top_p, "draw from the likeliest tokens that reach this probability")->capture_default_str();
+  generate->add_option("--seed", options->sampling.seed, "of the draws")->capture_default_str();
+  add_threads(generate, options->threads);
+  add_json(generate, options->json);
+  generate->callback([=, &action] {
+    options->fill_in = prefix->count() > 0 || suffix->count() > 0;
+    action = [=] { return moray::run_generate(*options); };
+  });
+}
+
+void add_eval(CLI::App& app, Action& action) {
+  auto* eval = add_command(app, "eval", "loss, perplexity and bits per byte",
+                           "  moray eval --model runs/tiny --data dataset\n"
+                           "  moray eval --model runs/tiny --text README.md --json\n");
+  auto options = std::make_shared<moray::EvalOptions>();
+  add_model_options(eval, options->model, options->weights);
+  auto* data = eval->add_option("--data", options->data, "dataset folder: its held-out documents");
+  eval->add_option("--text", options->text, "a text file")->excludes(data);
+  eval->add_option("--sequence-length", options->sequence_length, "window (default: the model's positions, at most 1024)")->check(CLI::PositiveNumber);
+  add_threads(eval, options->threads);
+  add_json(eval, options->json);
+  eval->callback([=, &action] { action = [=] { return moray::run_eval(*options); }; });
+}
+
+void add_inspect(CLI::App& app, Action& action) {
+  auto* inspect = add_command(app, "inspect", "what a recipe, model, checkpoint, run, dataset or tokenizer holds",
+                              "  moray inspect recipes/v3.toml\n  moray inspect runs/tiny --tensors\n  moray inspect dataset --json\n");
+  auto options = std::make_shared<moray::InspectOptions>();
+  inspect->add_option("path", options->path, "file or folder")->required();
+  inspect->add_flag("--tensors", options->tensors, "list every tensor");
+  add_json(inspect, options->json);
+  inspect->callback([=, &action] { action = [=] { return moray::run_inspect(*options); }; });
+}
+
+void add_report(CLI::App& app, Action& action) {
+  auto* report = add_command(app, "report", "one HTML page of a run, or of several side by side",
+                             "  moray report runs/tiny\n  moray report runs/a runs/b --output compare.html\n");
+  auto options = std::make_shared<moray::ReportOptions>();
+  report->add_option("runs", options->runs, "run folders")->required();
+  report->add_option("--output", options->output, "the page (default: report.html in the only run's folder)");
+  add_json(report, options->json);
+  report->callback([=, &action] { action = [=] { return moray::run_report(*options); }; });
+}
+
+void add_bench(CLI::App& app, Action& action) {
+  CLI::App* bench = app.add_subcommand("bench", "how fast this machine is");
+  bench->require_subcommand(1);
+  auto* step = add_command(*bench, "step", "whole training steps of a recipe's model, against the multiply-add peak",
+                           "  moray bench step recipes/small.toml\n  moray bench step recipes/tiny.toml --threads 1\n");
+  auto options = std::make_shared<moray::BenchStepOptions>();
+  step->add_option("recipe", options->recipe, "RECIPE.toml")->required();
+  step->add_option("--set", options->assignments, "KEY=VALUE, overrides a key of the recipe; may be repeated");
+  step->add_option("--steps", options->steps, "steps to time")->capture_default_str()->check(CLI::PositiveNumber);
+  add_threads(step, options->threads);
+  add_json(step, options->json);
+  step->callback([=, &action] { action = [=] { return moray::run_bench_step(*options); }; });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ::signal(SIGPIPE, SIG_DFL);  // `moray ... | head` ends quietly
+  CLI::App app("moray: train and run DeepSeek-V3-class models");
+  app.require_subcommand(1);
+  app.footer("moray COMMAND --help shows a command's options, with examples.");
+  Action action;
+  add_tokenizer(app, action);
+  add_data(app, action);
+  add_train(app, action);
+  add_generate(app, action);
+  add_eval(app, action);
+  add_inspect(app, action);
+  add_report(app, action);
+  add_bench(app, action);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return action();
+  } catch (const Error& error) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "moray: %s\n", error.what());
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "moray: out of memory\n");
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "moray: %s\n", error.what());
+  }
+  return 1;
+}

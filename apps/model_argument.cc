@@ -1,0 +1,38 @@
+#include "apps/model_argument.h"
+
+#include "backend/register.h"
+#include "checkpoint/checkpoint.h"
+#include "train/model_folder.h"
+
+namespace moray {
+
+fs::path resolve_model_folder(const fs::path& path) {
+  if (fs::exists(path / "config.json")) return path;
+  if (fs::exists(path / "model" / "config.json")) return path / "model";
+  if (const auto latest = latest_checkpoint(path / "checkpoints")) return *latest / "model";
+  if (!fs::exists(path)) fail("{}: no such folder", path.string());
+  fail("{}: neither a model folder (config.json), nor a checkpoint, nor a run with one", path.string());
+}
+
+LoadedModel load_model_argument(const Exec& exec, const std::string& path, const std::string& weights) {
+  const fs::path folder = resolve_model_folder(path);
+  const fs::path checkpoint = folder.parent_path();
+  if (fs::exists(checkpoint / "manifest.json")) verify_checkpoint(checkpoint);
+  LoadedModel loaded{folder, load_model(exec, folder), Tokenizer::read(folder)};
+  if (weights == "ema") {
+    const fs::path ema = checkpoint / "state" / "ema.safetensors";
+    if (!fs::exists(ema)) fail("{}: this checkpoint has no moving average (train.ema_decay)", checkpoint.string());
+    const SafetensorsFile file(ema);
+    for (const deepseek::NamedWeight& weight : deepseek::named_weights(loaded.model)) file.read(weight.name, weight.tensor);
+  } else if (weights != "model") {
+    fail("--weights is '{}', expected 'model' or 'ema'", weights);
+  }
+  return loaded;
+}
+
+Workplace::Workplace(int threads) : pool(resolve_threads(threads)) {
+  register_backends();
+  exec = {Device::cpu, &pool, &allocator, DType::f32};
+}
+
+}  // namespace moray

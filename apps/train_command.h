@@ -1,0 +1,20 @@
+// moray train: a recipe, trained.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace moray {
+
+struct TrainOptions {
+  std::string recipe;                    // RECIPE.toml
+  std::vector<std::string> assignments;  // --set key=value
+  std::string run;                       // the run's folder; empty: runs/<recipe's name>
+  bool resume = false;
+  std::string init;  // Hugging Face folder with the first weights
+  int threads = 0;
+  bool json = false;
+};
+int run_train(const TrainOptions&);
+
+}  // namespace moray
