@@ -9,17 +9,17 @@ namespace moray::cpu {
 
 namespace {
 
-// A packed row of A costs about 1/4 cycle an element and saves nothing unless it meets enough columns: 256
-// columns are 8 cycles of AVX-512 multiply-adds. The same for B's strips and rows, which are packed once a
-// task too.
+// Packing costs 1/4 to 1 cycle an element of A or B, once a task. Meeting 256 columns, an element of A is
+// worth 8 cycles of AVX-512 multiply-adds; meeting 128 rows, one of B is worth 4.
 constexpr int64_t kMinColumns = 256;
 constexpr int64_t kMinRows = 128;
 // Rather four times as much packing than threads without work.
 constexpr int64_t kLeastColumns = 64;
 constexpr int64_t kLeastRows = 32;
-// Bounds the FP32 copy of C that a task keeps when the output is BF16 (2 MB a thread).
-constexpr int64_t kMaxRows = 512;
-constexpr int64_t kMaxColumns = 1024;
+// Larger tasks gain nothing, and the FP32 copy of C that a task keeps for a BF16 output is 1 MB at most.
+constexpr int64_t kMaxExtent = 512;
+// With fewer rows, writing packed B to L2 and reading it back costs more than walking C along its columns.
+constexpr int64_t kRowsToKeepB = 256;
 // Waking a thread costs about 2 microseconds, 100 thousand multiply-adds.
 constexpr int64_t kMinTaskMultiplyAdds = 1 << 18;
 
@@ -43,7 +43,7 @@ const CacheSizes& machine_caches() {
 }
 
 std::string MatmulBlocking::to_string() const {
-  return fmt::format("tasks of {} x {}, k by {}", rows, columns, k);
+  return fmt::format("tasks of {} x {}, k by {}, keeping {}", rows, columns, k, keep_b ? "B" : "A");
 }
 
 int64_t wanted_tasks(int64_t multiply_adds, int threads) {
@@ -58,17 +58,20 @@ MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted, 
   blocking.k = std::min(std::max(strip_floats / kKBlock, int64_t{1}) * kKBlock,
                         round_up(std::max(k, int64_t{1}), kKBlock));
 
-  const int64_t most_rows = std::clamp(caches.l2_bytes / 2 / (4 * blocking.k), tile.rows, kMaxRows);
+  // Both operands of a task fit into half of L2, whichever stays.
+  const int64_t most = std::clamp(caches.l2_bytes / 2 / (4 * blocking.k) / tile.columns * tile.columns,
+                                  tile.columns, kMaxExtent);
   const auto cut = [&](int64_t min_rows, int64_t min_columns) {
-    int64_t row_blocks = ceil_div(m, most_rows);
-    int64_t column_blocks = std::min(ceil_div(wanted, row_blocks), n / min_columns);
-    column_blocks = std::max({column_blocks, ceil_div(n, kMaxColumns), int64_t{1}});
+    int64_t row_blocks = ceil_div(m, most);
+    const int64_t column_blocks =
+        std::max({std::min(ceil_div(wanted, row_blocks), n / min_columns), ceil_div(n, most), int64_t{1}});
     row_blocks = std::max(row_blocks, std::min(ceil_div(wanted, column_blocks), m / min_rows));
     blocking.rows = ceil_div(m, row_blocks);
     blocking.columns = round_up(ceil_div(n, column_blocks), tile.columns);
   };
   cut(kMinRows, kMinColumns);
   if (blocking.tasks(m, n) < wanted / 4) cut(kLeastRows, kLeastColumns);
+  blocking.keep_b = blocking.rows >= kRowsToKeepB;
   return blocking;
 }
 

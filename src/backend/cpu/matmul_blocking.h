@@ -24,15 +24,19 @@ struct RegisterTile {
   int64_t columns = 16;
 };
 
+// A task packs one operand into half of L2 and meets it with strips of the other, packed one at a time into
+// L1.
 struct MatmulBlocking {
-  int64_t rows = 0;     // of C in one task; packed A of a k-chunk (rows · k floats) fills half of L2
+  int64_t rows = 0;     // of C in one task
   int64_t columns = 0;  // of C in one task, a multiple of the register tile's columns
-  int64_t k = 0;  // a k-chunk, a multiple of 128: strips of A and B of a register tile fit in L1 together
+  int64_t k = 0;        // at once, a multiple of 128: strips of A and B of a register tile fit in L1 together
+  bool keep_b =
+      false;  // which operand stays: B (and C is walked along its rows), or A where its rows are few
 
   int64_t tasks(int64_t m, int64_t n) const {
     return ((m + rows - 1) / rows) * ((n + columns - 1) / columns);
   }
-  std::string to_string() const;  // "tasks of 512 x 256, k by 256"
+  std::string to_string() const;  // "tasks of 512 x 256, k by 256, keeping B"
 };
 
 // C is m × n over k; `wanted_tasks` is how many tasks would keep the threads evenly busy.

@@ -30,6 +30,9 @@ template <size_t kRows, size_t kVectors>
 void register_tile(std::span<const KBlock> blocks, const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
                    float* HWY_RESTRICT c, size_t c_stride, bool from_zero) {
   const D d;
+#pragma GCC unroll 16
+  for (size_t i = 0; i < kRows; ++i)  // wanted after the first block
+    for (size_t v = 0; v < kVectors; ++v) hwy::Prefetch(c + i * c_stride + v * kLanes);
   for (const KBlock& block : blocks) {
     V sum[kRows][kVectors];
 #pragma GCC unroll 16
@@ -92,51 +95,78 @@ struct Strips {
   int64_t begin(int64_t strip) const { return strip * rows / count; }
 };
 
-void pack_a(const MatmulTask& task, const Strips& strips, std::span<const KBlock> blocks, int64_t chunk_k,
-            float* packed) {
-  for (int64_t strip = 0; strip < strips.count; ++strip) {
-    const int64_t begin = strips.begin(strip), rows = strips.begin(strip + 1) - begin;
-    float* to = packed + begin * chunk_k;
-    for (const KBlock& block : blocks) {
-      pack_strip(task.problem->a, task.row_begin + begin, rows, block, static_cast<size_t>(rows), to);
-      to += rows * block.length;
-    }
+// What the register tiles of one k-chunk have in common.
+struct Chunk {
+  const MatmulTask& task;
+  std::span<const KBlock> blocks;
+  int64_t k;  // of all blocks
+  float* c;   // the task's first element
+  size_t c_stride;
+  bool from_zero;
+};
+
+// Rows [begin, end) of A, counted from the task's first.
+void pack_a(const Chunk& chunk, int64_t begin, int64_t end, float* packed) {
+  for (const KBlock& block : chunk.blocks) {
+    pack_strip(chunk.task.problem->a, chunk.task.row_begin + begin, end - begin, block,
+               static_cast<size_t>(end - begin), packed);
+    packed += (end - begin) * block.length;
   }
 }
 
-void pack_b(const MatmulTask& task, int64_t column, int64_t columns, std::span<const KBlock> blocks,
-            float* packed) {
-  for (const KBlock& block : blocks) {
+int64_t columns_from(const Chunk& chunk, int64_t column) {
+  return std::min(int64_t{kTileColumns}, chunk.task.column_end - chunk.task.column_begin - column);
+}
+
+// The strip of B at `column`, counted from the task's first.
+void pack_b(const Chunk& chunk, int64_t column, float* packed) {
+  const int64_t columns = columns_from(chunk, column);
+  for (const KBlock& block : chunk.blocks) {
     for (int64_t j = 0; j < columns; j += int64_t{kLanes})
-      pack_strip(task.problem->b, column + j, std::min(int64_t{kLanes}, columns - j), block, kTileColumns,
-                 packed + j);
+      pack_strip(chunk.task.problem->b, chunk.task.column_begin + column + j,
+                 std::min(int64_t{kLanes}, columns - j), block, kTileColumns, packed + j);
     packed += block.length * int64_t{kTileColumns};
   }
 }
 
-// C of a task (c points at its first element) += one k-chunk.
-void run_chunk(const MatmulTask& task, const MatmulScratch& scratch, std::span<const KBlock> blocks, float* c,
-               size_t c_stride, bool from_zero) {
-  int64_t chunk_k = 0;
-  for (const KBlock& block : blocks) chunk_k += block.length;
-  const Strips strips(task.row_end - task.row_begin);
-  pack_a(task, strips, blocks, chunk_k, scratch.a);
-  for (int64_t column = task.column_begin; column < task.column_end; column += int64_t{kTileColumns}) {
-    const int64_t columns = std::min(int64_t{kTileColumns}, task.column_end - column);
-    pack_b(task, column, columns, blocks, scratch.b);
-    const size_t vectors = columns <= int64_t{kLanes} ? 1 : 2;
-    for (int64_t strip = 0; strip < strips.count; ++strip) {
-      const int64_t begin = strips.begin(strip);
-      const auto rows = static_cast<size_t>(strips.begin(strip + 1) - begin);
-      const RegisterTileFunction function = kRegisterTiles[rows - 1][vectors - 1];
-      const float* a = scratch.a + begin * chunk_k;
-      float* to = c + begin * static_cast<int64_t>(c_stride) + (column - task.column_begin);
-      if (static_cast<size_t>(columns) == vectors * kLanes)
-        function(blocks, a, scratch.b, to, c_stride, from_zero);
-      else
-        edge_tile(function, rows, static_cast<size_t>(columns), blocks, a, scratch.b, to, c_stride,
-                  from_zero);
-    }
+// Rows [begin, end) × the columns of one strip of B, from packed strips.
+void run_tile(const Chunk& chunk, int64_t begin, int64_t end, int64_t column, const float* a,
+              const float* b) {
+  const auto rows = static_cast<size_t>(end - begin),
+             columns = static_cast<size_t>(columns_from(chunk, column));
+  const size_t vectors = columns <= kLanes ? 1 : 2;
+  const RegisterTileFunction function = kRegisterTiles[rows - 1][vectors - 1];
+  float* c = chunk.c + begin * static_cast<int64_t>(chunk.c_stride) + column;
+  if (columns == vectors * kLanes)
+    function(chunk.blocks, a, b, c, chunk.c_stride, chunk.from_zero);
+  else
+    edge_tile(function, rows, columns, chunk.blocks, a, b, c, chunk.c_stride, chunk.from_zero);
+}
+
+void run_chunk_keeping_a(const Chunk& chunk, const MatmulScratch& scratch) {
+  const Strips strips(chunk.task.row_end - chunk.task.row_begin);
+  for (int64_t strip = 0; strip < strips.count; ++strip)
+    pack_a(chunk, strips.begin(strip), strips.begin(strip + 1),
+           scratch.resident + strips.begin(strip) * chunk.k);
+  const int64_t columns = chunk.task.column_end - chunk.task.column_begin;
+  for (int64_t column = 0; column < columns; column += int64_t{kTileColumns}) {
+    pack_b(chunk, column, scratch.strip);
+    for (int64_t strip = 0; strip < strips.count; ++strip)
+      run_tile(chunk, strips.begin(strip), strips.begin(strip + 1), column,
+               scratch.resident + strips.begin(strip) * chunk.k, scratch.strip);
+  }
+}
+
+void run_chunk_keeping_b(const Chunk& chunk, const MatmulScratch& scratch) {
+  const int64_t columns = chunk.task.column_end - chunk.task.column_begin;
+  for (int64_t column = 0; column < columns; column += int64_t{kTileColumns})
+    pack_b(chunk, column, scratch.resident + column * chunk.k);
+  const Strips strips(chunk.task.row_end - chunk.task.row_begin);
+  for (int64_t strip = 0; strip < strips.count; ++strip) {
+    const int64_t begin = strips.begin(strip), end = strips.begin(strip + 1);
+    pack_a(chunk, begin, end, scratch.strip);
+    for (int64_t column = 0; column < columns; column += int64_t{kTileColumns})
+      run_tile(chunk, begin, end, column, scratch.strip, scratch.resident + column * chunk.k);
   }
 }
 
@@ -146,8 +176,9 @@ void run_chunks(const MatmulTask& task, const MatmulScratch& scratch, float* c, 
   while (!rest.empty()) {
     size_t count = 1;
     int64_t chunk_k = rest[0].length;
-    while (count < rest.size() && chunk_k + rest[count].length <= task.chunk) chunk_k += rest[count++].length;
-    run_chunk(task, scratch, rest.first(count), c, c_stride, from_zero);
+    while (count < rest.size() && chunk_k + rest[count].length <= task.k) chunk_k += rest[count++].length;
+    const Chunk chunk{task, rest.first(count), chunk_k, c, c_stride, from_zero};
+    (task.keep_b ? run_chunk_keeping_b : run_chunk_keeping_a)(chunk, scratch);
     rest = rest.subspan(count);
     from_zero = false;
   }

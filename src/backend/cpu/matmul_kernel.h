@@ -52,13 +52,15 @@ struct MatmulTask {
   const MatmulProblem* problem = nullptr;
   int64_t row_begin = 0, row_end = 0;
   int64_t column_begin = 0, column_end = 0;
-  int64_t chunk = 0;  // MatmulBlocking::k
+  int64_t k = 0;  // at once, MatmulBlocking::k
+  bool keep_b = false;
 };
 
-// Floats that run() may write: packed A of a k-chunk, one packed strip of B, and C where the output is bf16.
+// Floats that run() may write: the packed operand that stays for a k-chunk, one packed strip of the other,
+// and C where the output is bf16.
 struct MatmulScratch {
-  float* a = nullptr;
-  float* b = nullptr;
+  float* resident = nullptr;
+  float* strip = nullptr;
   float* c = nullptr;
 };
 
@@ -67,7 +69,7 @@ struct MatmulKernel {
   RegisterTile tile;
   void (*run)(const MatmulTask&, const MatmulScratch&) = nullptr;
 };
-constexpr int64_t kVectorPadding = 16;  // floats written beyond the end of packed A
+constexpr int64_t kVectorPadding = 16;  // floats written beyond the end of a packed operand
 
 // The build for the processor (or the one forced, register.h).
 MatmulKernel matmul_kernel();

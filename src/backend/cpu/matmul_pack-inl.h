@@ -8,6 +8,7 @@
 #define MORAY_MATMUL_PACK_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -78,8 +79,13 @@ void pack_transposed(const T* from, int64_t from_stride, int64_t count, int64_t 
   std::array<const T*, kLanes> rows;  // rows beyond count repeat the last: their lanes are never read
   for (size_t i = 0; i < kLanes; ++i)
     rows[i] = from + std::min(static_cast<int64_t>(i), count - 1) * from_stride;
+  constexpr int64_t kLineElements = 64 / sizeof(T);
+  const int64_t ahead =
+      static_cast<int64_t>(stride) * from_stride;  // the next strip, wanted in a few microseconds
   int64_t k = 0;
   for (; k + 4 <= length; k += 4) {
+    if (k % kLineElements == 0)
+      for (const T* row : rows) hwy::Prefetch(row + k + ahead);
     const V q0 = load_quads(rows, 0, k), q1 = load_quads(rows, 1, k);
     const V q2 = load_quads(rows, 2, k), q3 = load_quads(rows, 3, k);
     // 4 × 4 transposes inside each 128-bit block.

@@ -33,13 +33,14 @@ class ScratchBuffer {
 };
 
 void run_task(const MatmulKernel& kernel, const MatmulTask& task) {
-  static thread_local ScratchBuffer a, b, c;
+  static thread_local ScratchBuffer resident, strip, c;
   const int64_t rows = task.row_end - task.row_begin;
   const int64_t columns = (task.column_end - task.column_begin + kernel.tile.columns - 1) /
                           kernel.tile.columns * kernel.tile.columns;
+  const int64_t strip_width = task.keep_b ? kernel.tile.rows : kernel.tile.columns;
   MatmulScratch scratch;
-  scratch.a = a.at_least(rows * task.chunk + kVectorPadding);
-  scratch.b = b.at_least(kernel.tile.columns * task.chunk);
+  scratch.resident = resident.at_least((task.keep_b ? columns : rows) * task.k + kVectorPadding);
+  scratch.strip = strip.at_least(strip_width * task.k + kVectorPadding);
   if (task.problem->c.dtype == DType::bf16) scratch.c = c.at_least(rows * columns);
   kernel.run(task, scratch);
 }
@@ -49,7 +50,7 @@ void append_tasks(const MatmulProblem& problem, const MatmulBlocking& blocking,
   for (int64_t row = 0; row < problem.m; row += blocking.rows)
     for (int64_t column = 0; column < problem.n; column += blocking.columns)
       tasks.push_back({&problem, row, std::min(row + blocking.rows, problem.m), column,
-                       std::min(column + blocking.columns, problem.n), blocking.k});
+                       std::min(column + blocking.columns, problem.n), blocking.k, blocking.keep_b});
 }
 
 }  // namespace

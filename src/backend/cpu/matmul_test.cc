@@ -198,6 +198,17 @@ TEST_F(MatmulTest, BackwardWeightRestartsBlocksAtSamplesAndSplitsGroups) {
     }
 }
 
+TEST_F(MatmulTest, TheEmulationNoticesBlocksThatStraddleSamples) {
+  const SampleRows rows{3, 130, 0, 1};
+  const Tensor dy = random_tensor({390, 40}, DType::f32, 1), x = random_tensor({390, 40}, DType::f32, 2);
+  const Tensor dw = random_tensor({1, 40, 40}, DType::f32, 3), straddling = copy(dw);
+  emulate_backward_weight(dy, x, {{0, 390}}, straddling, 0);
+  ThreadPool pool(1);
+  Exec exec{Device::cpu, &pool, &allocator(), DType::f32};
+  matmul_backward_weight(exec, dy, x, rows, dw);
+  EXPECT_FALSE(same_bits(dw, straddling));
+}
+
 ExpertRows expert_rows(int64_t experts, int64_t samples, const std::vector<int32_t>& counts) {
   ExpertRows rows{Tensor::empty(allocator(), {experts * samples + 1}, DType::i32), experts, samples};
   int32_t sum = 0;
@@ -308,10 +319,10 @@ TEST(MatmulBlockingTest, FitsTheCachesAndFeedsTheThreads) {
   const cpu::RegisterTile tile{14, 32};
   const cpu::CacheSizes caches{48 << 10, 1 << 20};
   const cpu::MatmulBlocking square = cpu::matmul_blocking(1024, 1024, 1024, 8, caches, tile);
-  EXPECT_EQ(square.to_string(), "tasks of 512 x 256, k by 256");
+  EXPECT_EQ(square.to_string(), "tasks of 512 x 256, k by 256, keeping B");
   EXPECT_EQ(square.tasks(1024, 1024), 8);
   EXPECT_LE((tile.rows + tile.columns) * square.k * 4, caches.l1_bytes);
-  EXPECT_LE(square.rows * square.k * 4, caches.l2_bytes / 2);
+  EXPECT_LE(std::max(square.rows, square.columns) * square.k * 4, caches.l2_bytes / 2);
   // A tall, narrow product is split over rows instead; a tiny one not at all.
   EXPECT_EQ(cpu::matmul_blocking(1024, 64, 2048, 8, caches, tile).tasks(1024, 64), 8);
   EXPECT_EQ(cpu::wanted_tasks(8 * 8 * 8, 8), 1);
