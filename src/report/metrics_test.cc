@@ -112,7 +112,12 @@ TEST_F(MetricsTest, OneLineAStepWhateverTheKills) {
       for (int64_t step = resumed + 1; step <= resumed + 100'000; ++step) writer.write(step_metrics(step));
       ::_exit(0);
     }
-    ::usleep(static_cast<useconds_t>(500 * round));  // inside the cut as well as inside the writes
+    // Even rounds end inside the writes, odd ones perhaps inside the cut.
+    const auto lines = [&] { return std::ssize(read_metrics(folder_ / "metrics.jsonl")); };
+    const bool wait_for_lines = round % 2 == 0;
+    do {
+      ::usleep(static_cast<useconds_t>(200 * round));
+    } while (wait_for_lines && (!fs::exists(folder_ / "metrics.jsonl") || lines() <= resumed + 3));
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
     if (!fs::exists(folder_ / "metrics.jsonl")) continue;
