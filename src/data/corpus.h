@@ -21,7 +21,7 @@ struct CorpusOptions {
   // File name endings taken from a folder (".py"; before .gz or .zst); empty: all.
   std::vector<std::string> suffixes = {};
   // A longer document is an error: it bounds memory against decompression bombs.
-  uint64_t max_document_bytes = uint64_t{64} << 20;
+  uint64_t max_document_bytes = uint64_t{32} << 20;
   // A text file named as a corpus itself is cut, at ends of lines, into documents of at most this many bytes,
   // so that some of it can be held out.
   uint64_t text_document_bytes = uint64_t{64} << 10;

@@ -3,6 +3,9 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
+#include <cstdint>
+
 #include "base/error.h"
 
 namespace moray {
@@ -11,6 +14,10 @@ namespace {
 // PCRE2 starts with 32 KB of stack; patterns with groups need more on long runs.
 constexpr size_t kStackStartBytes = size_t{32} << 10;
 constexpr size_t kStackLimitBytes = size_t{8} << 20;
+
+// PCRE2's own default, which stops patterns that backtrack without end; and room for runs as long as the
+// text.
+constexpr size_t kMatchLimit = 10'000'000, kMatchLimitPerByte = 16;
 
 // Unicode's White_Space as the inside of a character class.
 constexpr std::string_view kWhiteSpace = "\\x09-\\x0d\\x{85}\\p{Z}";
@@ -84,6 +91,8 @@ Matcher::Matcher()
 bool Matcher::find(const Regex& regex, std::string_view subject, size_t begin, size_t& match_begin,
                    size_t& match_end) {
   const auto* text = reinterpret_cast<PCRE2_SPTR>(subject.data());
+  const size_t limit = kMatchLimit + std::min(subject.size(), size_t{UINT32_MAX} / 32) * kMatchLimitPerByte;
+  pcre2_set_match_limit(context_.get(), static_cast<uint32_t>(limit));
   const int result =
       regex.compiled_to_machine_code_
           ? pcre2_jit_match(regex.code_.get(), text, subject.size(), begin, 0, data_.get(), context_.get())
