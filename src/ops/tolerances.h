@@ -17,11 +17,11 @@ constexpr double kAttention =
 constexpr double kRouter = 1e-6;            // exp, and in the softmax's gradient a difference
 constexpr double kSwiglu = 1e-6;            // exp and a division; drouter_gate is a sum of random sign
 constexpr double kCombine = 5e-7;           // at most 8 terms
-constexpr double kCrossEntropy = 2e-6;      // logits of size 5 lose 5e-7 before exp
+constexpr double kCrossEntropy = 1e-6;      // logits of size 5 lose 5e-7 before exp
 constexpr double kEmbeddingWeight = 5e-7;   // a few hundred terms where one id fills a block
 constexpr double kAdamW = 1e-6;             // a square root and two divisions
 constexpr double kAdamWMomentsBf16 = 3e-3;  // the moments are rounded to 8 bits
-constexpr double kSquares = 1e-6;           // 4096 positive terms in 16 lanes
+constexpr double kSquares = 3e-7;           // 4096 positive terms in 16 lanes
 
 // The limit of the whole project for f32 gradients against f64 ones; every gradient's tolerance above is
 // within it.
