@@ -45,17 +45,15 @@ if [[ -n ${DEMO_TOKENS:-} ]]; then
   settings+=(--set "train.tokens=$DEMO_TOKENS" --set "train.learning_rate=[$warm_up, $decay]")
 fi
 "$moray" train "$recipe" "${settings[@]}" --run "$run" --resume
-checkpoints=("$run"/checkpoints/step-*)
-model=${checkpoints[-1]}/model
 
 title "4. It completes a function"
-"$moray" generate --model "$model" --prompt "$prompt" --max-tokens 96 --temperature 0
+"$moray" generate --model "$run" --prompt "$prompt" --max-tokens 96 --temperature 0
 
 title "5. It fills in a middle"
-"$moray" generate --model "$model" --prefix "$prefix" --suffix "$suffix" --max-tokens 32 --temperature 0
+"$moray" generate --model "$run" --prefix "$prefix" --suffix "$suffix" --max-tokens 32 --temperature 0
 
 title "6. Held-out text, bits per byte"
-evaluation=$("$moray" eval --model "$model" --data "$work/dataset" --json)
+evaluation=$("$moray" eval --model "$run" --data "$work/dataset" --json)
 number() { grep -o "\"$1\": *[-+.0-9e]*" <<<"$evaluation" | head -n 1 | sed 's/.*: *//'; }
 held_out=$work/dataset/held_out.txt
 bytes=$(wc -c <"$held_out")
@@ -69,12 +67,13 @@ printf '  %-10s %.4f\n' moray "$ours" 'gzip -9' "$gzip"
 printf '{"bits_per_byte": %s, "gzip_bits_per_byte": %s, "xz_bits_per_byte": %s, "held_out_bytes": %s}\n' \
   "$ours" "$gzip" "$xz" "$bytes" >"$run/evaluation.json"
 "$moray" report "$run"
-# The same on every AVX2 machine, for the same text and tokens.
-printf '  final loss %s\n' "$(tail -n 1 "$run/metrics.jsonl" | sed 's/.*"loss":\([^,]*\),.*/\1/')"
+# The same bits on every AVX2 machine, for the same text and tokens.
+loss=$(tail -n 1 "$run/metrics.jsonl" | sed 's/.*"loss":\([^,]*\),.*/\1/')
+printf '  final loss %s, its bits %s\n' "$loss" "$(perl -e 'print unpack("H*", pack("d>", $ARGV[0]))' "$loss")"
 
 title "What next"
 cat <<NEXT
-  $moray generate --model $model --prompt 'class Stack:'
+  $moray generate --model $run --prompt 'class Stack:'
       your own prompt; --help lists all options
   $run/report.html
       open it in a browser: loss curves, the load of every expert
