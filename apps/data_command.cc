@@ -1,4 +1,4 @@
-#include "data_command.h"
+#include "apps/data_command.h"
 
 #include <fmt/format.h>
 
@@ -6,9 +6,9 @@
 #include <cmath>
 #include <cstdio>
 
+#include "apps/slow_progress.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "slow_progress.h"
 
 namespace moray {
 
@@ -67,7 +67,7 @@ int run_data_build(const DataBuildOptions& options) {
 CorpusSource parse_corpus(const std::string& text) {
   CorpusSource source;
   std::string path = text;
-  if (const size_t equals = text.find('='); equals != std::string::npos) {
+  if (const size_t equals = text.find('='); equals != std::string::npos && !fs::exists(text)) {
     source.name = text.substr(0, equals);
     path = text.substr(equals + 1);
     if (const size_t colon = path.rfind(':'); colon != std::string::npos) {

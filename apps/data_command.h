@@ -17,8 +17,8 @@ struct DataBuildOptions {
 int run_data_build(const DataBuildOptions& options);
 
 // A corpus as the command line spells it: "path", "name=path" or "name=path:weight" ("code=src:0.7"). Without
-// a name the path's last part is taken. Throws Error for an empty path or a weight that is no positive
-// number.
+// a name the path's last part is taken; a path that exists is taken whole. Throws Error for an empty path or
+// a weight that is no positive number.
 CorpusSource parse_corpus(const std::string& text);
 
 }  // namespace moray

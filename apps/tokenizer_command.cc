@@ -1,4 +1,4 @@
-#include "tokenizer_command.h"
+#include "apps/tokenizer_command.h"
 
 #include <fmt/format.h>
 
@@ -6,11 +6,11 @@
 #include <cstdio>
 #include <cstring>
 
+#include "apps/slow_progress.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "data/bpe_train.h"
 #include "data/utf8.h"
-#include "slow_progress.h"
 
 namespace moray {
 

@@ -24,7 +24,7 @@ struct CorpusOptions {
   uint64_t max_document_bytes = uint64_t{32} << 20;
   // A text file named as a corpus itself is cut, at ends of lines, into documents of at most this many bytes,
   // so that some of it can be held out.
-  uint64_t text_document_bytes = uint64_t{64} << 10;
+  uint64_t text_document_bytes = uint64_t{16} << 10;
 };
 
 struct SkippedDocuments {
