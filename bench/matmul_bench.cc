@@ -10,6 +10,7 @@
 #include "backend/cpu/matmul_blocking.h"
 #include "backend/cpu/register.h"
 #include "base/random.h"
+#include "ops/cross_entropy.h"
 #include "ops/matmul.h"
 #include "peak.h"
 
@@ -84,6 +85,17 @@ struct Bench {
     report(shape + " B", flops, [&] { grouped_matmul_backward_input(exec, y, w, expert_rows, x); });
     report(shape + " W", flops, [&] { grouped_matmul_backward_weight(exec, y, x, expert_rows, dw); });
   }
+
+  // The head and its loss: three products and a softmax.
+  void cross_entropy(int64_t rows, int64_t hidden, int64_t vocabulary, DType dtype) {
+    const Tensor h = tensor({rows, hidden}, dtype), w = tensor({vocabulary, hidden}, dtype);
+    const Tensor dh = tensor({rows, hidden}, dtype), dw = tensor({1, vocabulary, hidden}, DType::f32);
+    const Tensor loss = tensor({rows}, DType::f32), targets = Tensor::zeros(allocator, {rows}, DType::i32);
+    report(fmt::format("{} cross-entropy {} x {} x {}", dtype_name(dtype), rows, hidden, vocabulary),
+           6.0 * static_cast<double>(rows * hidden * vocabulary), [&] {
+             cross_entropy_forward_backward(exec, h, w, targets, {1, rows, 0, 1}, 1e-3, loss, dh, dw);
+           });
+  }
 };
 
 void run(int threads) {
@@ -101,6 +113,8 @@ void run(int threads) {
   bench.grouped(4096, 4, 512, 256, DType::f32);
   bench.grouped(4096, 16, 512, 256, DType::f32);
   bench.grouped(4096, 4, 2048, 1408, DType::bf16);
+  bench.cross_entropy(512, 256, 4096, DType::f32);
+  bench.cross_entropy(256, 2048, 16384, DType::bf16);
   fmt::print("multiply-add peak after: {:.1f} GFLOP/s\n", fma_peak_gflops(cpu::simd_name(), threads));
 }
 

@@ -10,7 +10,6 @@
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/matmul_problems.h"
 #include "backend/cpu/pieces.h"
-#include "backend/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/cross_entropy.cc"
