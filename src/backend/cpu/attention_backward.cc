@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include <atomic>
+#include <cstring>
 #include <thread>
 
 #include "backend/cpu/attention.h"
@@ -121,7 +122,7 @@ HWY_NOINLINE void softmax_row(float* p_row, float* ds_row, int64_t keys, int64_t
   const FloatVec scale = splat(scale_f), lse = splat(lse_f), dot = splat(dot_f);
   const FloatVec first_seen = splat(static_cast<float>(start)), last_seen = splat(static_cast<float>(last));
   for (int64_t k = 0; k < keys; k += kVectorLanes) {
-    FloatVec p = vector_exp(d, hn::Sub(hn::Mul(hn::Load(d, p_row + k), scale), lse));
+    FloatVec p = vector_exp_nonpositive(d, hn::Sub(hn::Mul(hn::Load(d, p_row + k), scale), lse));
     if (k < start || k + kVectorLanes - 1 > last) {
       const FloatVec key = hn::Iota(d, static_cast<float>(k));
       p = hn::IfThenElseZero(hn::And(hn::Ge(key, first_seen), hn::Le(key, last_seen)), p);

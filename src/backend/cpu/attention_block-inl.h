@@ -8,8 +8,6 @@
 #define MORAY_BACKEND_CPU_ATTENTION_BLOCK_INL_H_
 #endif
 
-#include <cstring>
-
 #include "backend/cpu/attention.h"
 #include "backend/cpu/attention_tile-inl.h"
 
@@ -18,11 +16,13 @@ namespace moray::cpu::HWY_NAMESPACE {
 
 // The keys of a block as whole rows [keys, N + R]: the head's own part, then the shared rotary one.
 inline void copy_keys(const AttentionHead& head, int64_t first, int64_t keys, float* k_rows) {
+  const auto copy = [](const float* from, int64_t count, float* to) HWY_ATTR {
+    for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(from + i), to + i); });
+  };
   for (int64_t k = 0; k < keys; ++k) {
     float* row = k_rows + k * head.key();
-    std::memcpy(row, head.kv + (first + k) * head.kv_stride, static_cast<size_t>(head.nope) * sizeof(float));
-    std::memcpy(row + head.nope, head.k_rope + (first + k) * head.rope,
-                static_cast<size_t>(head.rope) * sizeof(float));
+    copy(head.kv + (first + k) * head.kv_stride, head.nope, row);
+    copy(head.k_rope + (first + k) * head.rope, head.rope, row + head.nope);
   }
 }
 

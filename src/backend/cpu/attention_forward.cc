@@ -70,24 +70,26 @@ HWY_NOINLINE void softmax_columns(const Work& work, int64_t query, int64_t open,
   float* column = work.scores + query;
   const FloatVec scale = splat(scale_f), lowest = splat(kLowestScore);
   const FloatVec before = hn::Load(d, work.greatest + query);
-  FloatVec greatest = before;
+  FloatVec lane[kVirtualLanes];
+  for (FloatVec& greatest : lane) greatest = before;
   for (int64_t k = 0; k < count; ++k) {
     FloatVec s = hn::Mul(hn::Load(d, column + k * kScoreStride), scale);
     if (k >= open) s = hn::IfThenElse(visible.mask(k), s, lowest);
-    greatest = hn::Max(s, greatest);
+    lane[k % kVirtualLanes] = hn::Max(s, lane[k % kVirtualLanes]);
   }
-  FloatVec lane[kVirtualLanes];
+  FloatVec greatest = lane[0];
+  for (FloatVec& other : lane) greatest = hn::Max(other, greatest);
   for (FloatVec& sum : lane) sum = hn::Zero(d);
   for (int64_t k = 0; k < count; ++k) {
     float* at = column + k * kScoreStride;
-    FloatVec p = vector_exp(d, hn::Sub(hn::Mul(hn::Load(d, at), scale), greatest));
+    FloatVec p = vector_exp_nonpositive(d, hn::Sub(hn::Mul(hn::Load(d, at), scale), greatest));
     if (k >= open) p = hn::IfThenElseZero(visible.mask(k), p);
     hn::Store(p, d, at);
     lane[k % kVirtualLanes] = hn::Add(lane[k % kVirtualLanes], p);
   }
   for (int64_t half = kVirtualLanes / 2; half >= 1; half /= 2)
     for (int64_t j = 0; j < half; ++j) lane[j] = hn::Add(lane[j], lane[j + half]);
-  const FloatVec alpha = vector_exp(d, hn::Sub(before, greatest));
+  const FloatVec alpha = vector_exp_nonpositive(d, hn::Sub(before, greatest));
   hn::Store(greatest, d, work.greatest + query);
   hn::Store(alpha, d, work.alpha + query);
   hn::Store(hn::MulAdd(alpha, hn::Load(d, work.sum + query), lane[0]), d, work.sum + query);

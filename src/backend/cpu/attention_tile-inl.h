@@ -66,22 +66,28 @@ template <int kRows, int kPanels, Order kOrder, Join kJoin>
 HWY_NOINLINE void multiply_tile(LeftOperand a, RightOperand b, int64_t depth, Output c) {
   constexpr int kVectors = kPanels * kVectorsPerGroup;
   FloatVec part[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) part[r][v] = hn::Zero(FloatTag());
+  HWY_UNROLL(8)
+  for (int r = 0; r < kRows; ++r) HWY_UNROLL(8)
+  for (int v = 0; v < kVectors; ++v) part[r][v] = hn::Zero(FloatTag());
   for (int64_t step = 0; step < depth; ++step) {
     FloatVec right[kVectors];
+    HWY_UNROLL(8)
     for (int v = 0; v < kVectors; ++v)
       right[v] = hn::Load(FloatTag(), b.panels + (v / kVectorsPerGroup) * b.panel_stride + step * kPanel +
                                           (v % kVectorsPerGroup) * kVectorLanes);
+    HWY_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {
       const FloatVec left =
           splat(kOrder == Order::rows ? a.data[r * a.stride + step] : a.data[step * a.stride + r]);
+      HWY_UNROLL(8)
       for (int v = 0; v < kVectors; ++v) part[r][v] = hn::MulAdd(left, right[v], part[r][v]);
     }
   }
   const bool whole = c.columns >= kPanels * kPanel;
+  HWY_UNROLL(8)
   for (int r = 0; r < kRows; ++r) {
     const float row_scale = kJoin == Join::scale_add ? c.row_scale[r] : 0.0f;
+    HWY_UNROLL(8)
     for (int v = 0; v < kVectors; ++v) {
       float* at = c.data + r * c.stride + v * kVectorLanes;
       const int64_t left = c.columns - v * kVectorLanes;
@@ -123,20 +129,21 @@ void multiply(int64_t rows, LeftOperand a, RightOperand b, int64_t depth, Output
                                       depth, {c.data + column, c.stride, c.columns - column, c.row_scale});
 }
 
-// Packs rows as steps: row r of the source is step r of panels over its columns.
+// Packs rows as steps: row r of the source is step r of panels over its columns. Row by row, because the
+// source's rows often lie pages apart.
 inline void pack_rows(const float* source, int64_t stride, int64_t rows, int64_t width, int64_t panel_stride,
                       float* panels) {
-  for (int64_t i = 0; i < width; i += kPanel) {
-    float* panel = panels + i / kPanel * panel_stride;
+  const FloatTag d;
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* from = source + row * stride;
+    float* out = panels + row * kPanel;
+    int64_t i = 0;
+    for (; i + kPanel <= width; i += kPanel, out += panel_stride)
+      for (int64_t v = 0; v < kPanel; v += kVectorLanes) hn::Store(hn::LoadU(d, from + i + v), d, out + v);
+    if (i == width) continue;
     for (int64_t v = 0; v < kPanel; v += kVectorLanes) {
-      const int64_t count = width - i - v;
-      const float* from = source + i + v;
-      for (int64_t row = 0; row < rows; ++row) {
-        const FloatVec values = count >= kVectorLanes ? WholeVector{}.load(from + row * stride)
-                                : count > 0           ? PartVector{count}.load(from + row * stride)
-                                                      : hn::Zero(FloatTag());
-        hn::Store(values, FloatTag(), panel + row * kPanel + v);
-      }
+      const int64_t count = std::clamp<int64_t>(width - i - v, 0, kVectorLanes);
+      hn::Store(count > 0 ? PartVector{count}.load(from + i + v) : hn::Zero(d), d, out + v);
     }
   }
 }

@@ -19,16 +19,11 @@ namespace moray::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// eˣ; 0 below −104 and +infinity above 88.8, gradual underflow in between.
+// exp(x − n·ln 2) for n = round(x / ln 2): a remainder r of at most ln2/2 in magnitude.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V vector_exp(D d, V x) {
-  const hn::RebindToSigned<D> di;
-  // Beyond these bounds the result is 0 or infinity anyway, and 2ⁿ below stays within its two factors.
-  const V clamped = hn::Min(hn::Max(x, hn::Set(d, -105.0f)), hn::Set(d, 90.0f));
-  const V n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504088896341f)));
-  // r = x − n·ln 2, with ln 2 in two pieces (the first has 9 trailing zero bits, so n·piece is exact); |r| <=
-  // ln2/2.
-  const V high = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), clamped);
+HWY_INLINE V exp_of_remainder(D d, V x, V n) {
+  // ln 2 in two pieces; the first has 9 trailing zero bits, so that n·piece is exact.
+  const V high = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), x);
   const V r = hn::NegMulAdd(n, hn::Set(d, 1.428606765330187e-6f), high);
   // eʳ = 1 + r + r²·q(r): a near-minimax polynomial (Cephes expf).
   V q = hn::MulAdd(hn::Set(d, 1.9875691500e-4f), r, hn::Set(d, 1.3981999507e-3f));
@@ -36,7 +31,17 @@ HWY_INLINE V vector_exp(D d, V x) {
   q = hn::MulAdd(q, r, hn::Set(d, 4.1665795894e-2f));
   q = hn::MulAdd(q, r, hn::Set(d, 1.6666665459e-1f));
   q = hn::MulAdd(q, r, hn::Set(d, 5.0000001201e-1f));
-  const V e = hn::Add(hn::MulAdd(q, hn::Mul(r, r), r), hn::Set(d, 1.0f));
+  return hn::Add(hn::MulAdd(q, hn::Mul(r, r), r), hn::Set(d, 1.0f));
+}
+
+// eˣ; 0 below −104 and +infinity above 88.8, gradual underflow in between.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V vector_exp(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  // Beyond these bounds the result is 0 or infinity anyway, and 2ⁿ below stays within its two factors.
+  const V clamped = hn::Min(hn::Max(x, hn::Set(d, -105.0f)), hn::Set(d, 90.0f));
+  const V n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504088896341f)));
+  const V e = exp_of_remainder(d, clamped, n);
   // Times 2ⁿ in two factors: the first product is exact, the second rounds once (subnormals) or overflows.
   const auto ni = hn::ConvertTo(di, n);
   const auto half = hn::ShiftRight<1>(ni);
@@ -44,6 +49,19 @@ HWY_INLINE V vector_exp(D d, V x) {
   const V scale_a = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(half, bias)));
   const V scale_b = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::Sub(ni, half), bias)));
   return hn::IfThenElse(hn::IsNaN(x), x, hn::Mul(hn::Mul(e, scale_a), scale_b));
+}
+
+// eˣ for x that is at most a rounding error above 0, as softmax needs it: like vector_exp, but 0 below −87.3
+// (where results would be subnormal) and without the care for large x. Beyond +88 the result is meaningless.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V vector_exp_nonpositive(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  const V lowest = hn::Set(d, -87.3f);
+  const V clamped = hn::Max(lowest, x);  // in this order the processor's maximum keeps a NaN in x
+  const V n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504088896341f)));
+  const auto exponent = hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127));
+  const V scale = hn::BitCast(d, hn::ShiftLeft<23>(exponent));
+  return hn::IfThenZeroElse(hn::Lt(x, lowest), hn::Mul(exp_of_remainder(d, clamped, n), scale));
 }
 
 // Natural logarithm; −infinity at 0, NaN below, +infinity at +infinity. Subnormals are exact inputs too.

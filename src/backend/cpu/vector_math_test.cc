@@ -21,6 +21,9 @@ void map(const float* x, float* y, size_t count, const Function& function) {
 void exp_all(const float* x, float* y, size_t count) {
   map(x, y, count, [](auto d, auto v) HWY_ATTR { return vector_exp(d, v); });
 }
+void exp_nonpositive_all(const float* x, float* y, size_t count) {
+  map(x, y, count, [](auto d, auto v) HWY_ATTR { return vector_exp_nonpositive(d, v); });
+}
 void log_all(const float* x, float* y, size_t count) {
   map(x, y, count, [](auto d, auto v) HWY_ATTR { return vector_log(d, v); });
 }
@@ -44,6 +47,7 @@ HWY_AFTER_NAMESPACE();
 
 namespace moray::cpu {
 HWY_EXPORT(exp_all);
+HWY_EXPORT(exp_nonpositive_all);
 HWY_EXPORT(log_all);
 HWY_EXPORT(sigmoid_all);
 
@@ -57,6 +61,11 @@ using Map = std::vector<float> (*)(const std::vector<float>&);
 std::vector<float> exps(const std::vector<float>& x) {
   std::vector<float> y(x.size());
   HWY_DYNAMIC_DISPATCH(exp_all)(x.data(), y.data(), x.size());
+  return y;
+}
+std::vector<float> exps_nonpositive(const std::vector<float>& x) {
+  std::vector<float> y(x.size());
+  HWY_DYNAMIC_DISPATCH(exp_nonpositive_all)(x.data(), y.data(), x.size());
   return y;
 }
 std::vector<float> logs(const std::vector<float>& x) {
@@ -116,6 +125,7 @@ double exact_sigmoid(double x) {
 TEST(VectorMath, ErrorsInUlps) {
   EXPECT_LE(worst(exps, exact_exp, grid(-106, 90)), 1.0);
   EXPECT_LE(worst(exps, exact_exp, grid(-1, 1)), 1.0);
+  EXPECT_LE(worst(exps_nonpositive, exact_exp, grid(-87.2, 1)), 1.0);
   EXPECT_LE(worst(logs, exact_log, all_binades()), 1.0);
   EXPECT_LE(worst(logs, exact_log, grid(0.5, 2)), 1.0);
   EXPECT_LE(worst(sigmoids, exact_sigmoid, grid(-106, 30)), 1.5);
@@ -135,6 +145,11 @@ TEST(VectorMath, Extremes) {
   EXPECT_EQ(e[5], 1.0f);
   EXPECT_EQ(e[6], 1.0f);
   EXPECT_TRUE(std::isfinite(e[7]));
+  const std::vector<float> p = exps_nonpositive(x);
+  EXPECT_EQ(p[0], 0.0f);
+  EXPECT_TRUE(std::isnan(p[2]));
+  EXPECT_EQ(p[4], 0.0f);
+  EXPECT_EQ(p[5], 1.0f);
   EXPECT_EQ(s[0], 0.0f);
   EXPECT_EQ(s[1], 1.0f);
   EXPECT_TRUE(std::isnan(s[2]));
@@ -154,7 +169,7 @@ TEST(VectorMath, SameBitsOnBothInstructionSets) {
   std::vector<float> x = all_binades();
   const size_t positive = x.size();
   for (size_t i = 0; i < positive; ++i) x.push_back(-x[i]);
-  for (Map map : {exps, logs, sigmoids}) {
+  for (Map map : {exps, exps_nonpositive, logs, sigmoids}) {
     ASSERT_TRUE(force_simd("avx512"));
     const std::vector<float> wide = map(x);
     ASSERT_TRUE(force_simd("avx2"));
