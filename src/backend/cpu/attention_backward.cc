@@ -28,6 +28,10 @@ namespace {
 
 constexpr int64_t kBlock = kAttentionBlock;
 
+// Tasks go through this many heads key block by key block before the next ones: few enough for their rows to
+// stay in cache, enough for threads to seldom meet at one head's dq.
+constexpr int64_t kHeadsTogether = 4;
+
 // One (sample, head): its inputs, and pointers to row 0 and the head's columns of everything else.
 struct BackwardHead {
   AttentionHead in;
@@ -281,9 +285,13 @@ void backward(Exec& exec, const AttentionBackwardArgs& a) {
   turns.fill_zero();
   dot_rows(exec, a.d_o, a.o, a.shape.heads, a.shape.v_head_dim, row_dots_HT);
   exec.pool->for_each(blocks * heads, [&](int64_t index, int) HWY_ATTR {
-    backward_keys(backward_head(a, row_dots_HT, shares_HTR, turns, index % heads / a.shape.heads,
-                                index % a.shape.heads),
-                  index / heads);
+    const int64_t first_head = index / (kHeadsTogether * blocks) * kHeadsTogether;
+    const int64_t together = std::min(kHeadsTogether, heads - first_head),
+                  in_group = index - first_head * blocks;
+    const int64_t head = first_head + in_group % together;
+    backward_keys(
+        backward_head(a, row_dots_HT, shares_HTR, turns, head / a.shape.heads, head % a.shape.heads),
+        in_group / together);
   });
   if (a.shape.qk_rope_head_dim > 0) join_heads(exec, shares_HTR, a.dk_rope);
 }

@@ -179,15 +179,15 @@ void forward_queries(const AttentionHead& head, int64_t query_block, float* o, f
   finish_queries(head, work, queries, o + query_block * kBlock * head.o_stride, lse + query_block * kBlock);
 }
 
-// Longest rows of blocks first, so that the last tasks are short ones.
+// A head's query blocks follow each other, so that its keys stay in cache; the longest first.
 void forward(Exec& exec, const Tensor& q, const Tensor& kv, const Tensor& k_rope, const MlaShape& shape,
              const AttentionMask& mask, const Tensor& o, const Tensor& lse_HT) {
   const int64_t rows = mask.rows_per_sample, total_rows = mask.samples * rows;
   const int64_t blocks = (rows + kBlock - 1) / kBlock, heads = mask.samples * shape.heads;
   exec.pool->for_each(blocks * heads, [&](int64_t index, int) HWY_ATTR {
-    const int64_t sample = index % heads / shape.heads, head_index = index % shape.heads;
+    const int64_t sample = index / blocks / shape.heads, head_index = index / blocks % shape.heads;
     const AttentionHead head = attention_head(q, kv, k_rope, shape, mask, sample, head_index);
-    forward_queries(head, blocks - 1 - index / heads,
+    forward_queries(head, blocks - 1 - index % blocks,
                     o.data<float>() + sample * rows * head.o_stride + head_index * head.value,
                     lse_HT.data<float>() + head_index * total_rows + sample * rows);
   });
