@@ -1,12 +1,14 @@
 #include "data/build.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -27,14 +29,16 @@ class PendingFolder {
  public:
   PendingFolder(const fs::path& target, bool replace) : target_(fs::absolute(target).lexically_normal()) {
     if (!target_.has_filename()) target_ = target_.parent_path();
-    if (fs::exists(target_)) {
-      if (!replace) fail("{}: exists already; remove it or ask to replace it", target.string());
-      if (!fs::exists(target_ / "dataset.json")) fail("{}: not replaced: it is no dataset", target.string());
-    }
     std::error_code error;
+    if (fs::exists(target_, error)) {
+      if (!replace) fail("{}: exists already; remove it or ask to replace it", target.string());
+      if (!fs::exists(target_ / "dataset.json", error))
+        fail("{}: not replaced: it is no dataset", target.string());
+    }
     fs::create_directories(target_.parent_path(), error);
-    pending_ =
-        target_.parent_path() / fmt::format(".{}.building-{}", target_.filename().string(), ::getpid());
+    const std::string prefix = fmt::format(".{}.building-", target_.filename().string());
+    remove_abandoned(target_.parent_path(), prefix);
+    pending_ = target_.parent_path() / (prefix + std::to_string(::getpid()));
     fs::remove_all(pending_, error);
     if (!fs::create_directory(pending_, error))
       fail("{}: cannot create the folder: {}", pending_.string(), error.message());
@@ -50,7 +54,8 @@ class PendingFolder {
 
   void put_in_place() {
     sync_folder(pending_);
-    const bool exists = fs::exists(target_);
+    std::error_code error;
+    const bool exists = fs::exists(target_, error);
     const unsigned flags = exists ? RENAME_EXCHANGE : RENAME_NOREPLACE;  // either way one atomic step
     if (::renameat2(AT_FDCWD, pending_.c_str(), AT_FDCWD, target_.c_str(), flags) != 0)
       fail("{}: cannot rename into place: {}", target_.string(), std::strerror(errno));
@@ -58,6 +63,20 @@ class PendingFolder {
   }
 
  private:
+  // What builds that were killed left: their process is no more.
+  static void remove_abandoned(const fs::path& parent, const std::string& prefix) {
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(parent, error)) {
+      const std::string name = entry.path().filename().string();
+      if (!name.starts_with(prefix)) continue;
+      int process = 0;
+      const char* end = name.data() + name.size();
+      const auto [stopped, wrong] = std::from_chars(name.data() + prefix.size(), end, process);
+      if (wrong == std::errc() && stopped == end && process > 0 && ::kill(process, 0) != 0 && errno == ESRCH)
+        fs::remove_all(entry.path(), error);
+    }
+  }
+
   fs::path target_, pending_;
 };
 

@@ -168,6 +168,10 @@ TEST(Build, FailuresLeaveNothingBehind) {
   options.shard_tokens = 0;
   expect_error([&] { build_dataset(tokenizer, folder / "set", options); }, "shard_tokens 0");
   EXPECT_EQ(entries(), before);
+  // A build that was killed (no process has this number) left its folder: the next one sweeps it.
+  folder.write(".set.building-2000000000/train-code-00000.bin", "half");
+  expect_error([&] { build_dataset(tokenizer, folder / "set", options); }, "shard_tokens 0");
+  EXPECT_EQ(entries(), before);
 
   options = options_for(folder);
   options.corpora[0].path = folder.write("empty/a.py", "").parent_path();

@@ -32,7 +32,8 @@ std::vector<std::string> files_below(const fs::path& folder, const std::vector<s
   for (auto it = fs::recursive_directory_iterator(folder, error);
        !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
     if (it->path().filename().native().starts_with('.')) {
-      if (it->is_directory()) it.disable_recursion_pending();
+      std::error_code ignored;
+      if (it->is_directory(ignored)) it.disable_recursion_pending();
       continue;
     }
     std::error_code ignored;  // a dangling link is no file

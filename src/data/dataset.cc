@@ -130,7 +130,8 @@ MixturePattern::Place MixturePattern::at(uint64_t sample) const {
 }
 
 Dataset Dataset::open(const fs::path& folder, uint64_t seed) {
-  if (!fs::exists(folder / "dataset.json"))
+  std::error_code error;
+  if (!fs::exists(folder / "dataset.json", error))
     fail("{}: no dataset here (dataset.json is missing); build one with: moray data build", folder.string());
   return Dataset(folder, seed);
 }

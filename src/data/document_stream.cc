@@ -30,7 +30,8 @@ DocumentStream::DocumentStream(std::vector<CorpusSource> sources, HeldOutOptions
     if (!names.insert(source.name).second) fail("two corpora are named '{}'", source.name);
     if (!std::isfinite(source.weight) || source.weight < 0)
       fail("corpus '{}': weight {} is not a positive number", source.name, source.weight);
-    if (!fs::exists(source.path)) fail("{}: no such file or folder", source.path.string());
+    std::error_code error;
+    if (!fs::exists(source.path, error)) fail("{}: no such file or folder", source.path.string());
   }
 }
 

@@ -64,7 +64,8 @@ Tokenizer Tokenizer::from_json(std::string json, const std::string& source) {
 }
 
 Tokenizer Tokenizer::read(const fs::path& path) {
-  const fs::path file = fs::is_directory(path) ? path / "tokenizer.json" : path;
+  std::error_code error;
+  const fs::path file = fs::is_directory(path, error) ? path / "tokenizer.json" : path;
   return from_json(read_file(file), file.string());
 }
 
