@@ -19,9 +19,10 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // body(index, thread) for every index in [0, count), handed out one at a time in ascending order (an index may wait for
-  // smaller ones); returns when all are done. Which thread runs an index is open: results may depend on `index` alone (`thread` chooses scratch memory). Not reentrant:
-  // a call from inside a body runs inline. An exception in a body is a broken invariant.
+  // body(index, thread) for every index in [0, count), handed out one at a time in ascending order (so a body may wait
+  // for a smaller index); returns when all are done. Which thread runs an index is open: results may depend on `index`
+  // alone (`thread` chooses scratch memory). Not reentrant: a call from inside a body runs inline. An exception in a body
+  // is a broken invariant.
   template <class Body>
   void for_each(int64_t count, const Body& body) {
     run({count, &body, [](const void* b, int64_t index, int thread) {
