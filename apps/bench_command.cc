@@ -15,8 +15,9 @@ namespace moray {
 
 namespace {
 
-// Multiplications and additions of one step a token: products forward and backward (2 + 4 per parameter), and the causal
-// half of attention (scores, values; backward twice that plus the scores again is not counted: no recomputation).
+// Multiplications and additions of one step a token: products forward and backward (2 + 4 per parameter), and
+// the causal half of attention (scores, values; backward twice that plus the scores again is not counted: no
+// recomputation).
 double flops_a_token(const deepseek::ModelConfig& model, int64_t sequence_length) {
   const deepseek::ParameterCounts counts = deepseek::count_parameters(model);
   const auto depths = static_cast<double>(model.num_nextn_predict_layers);
@@ -67,8 +68,10 @@ int run_bench_step(const BenchStepOptions& options) {
                                               {"simd", simd_name()}}
                            .dump());
   else
-    fmt::print("{:.0f} tokens/s, {:.1f} MFLOP a token: {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f} GFLOP/s, {}, {} threads)\n",
-               best_rate, flops / 1e6, gflops, 100 * gflops / peak, peak, simd_name(), threads);
+    fmt::print(
+        "{:.0f} tokens/s, {:.1f} MFLOP a token: {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f} "
+        "GFLOP/s, {}, {} threads)\n",
+        best_rate, flops / 1e6, gflops, 100 * gflops / peak, peak, simd_name(), threads);
   return 0;
 }
 

@@ -13,8 +13,8 @@ struct BenchStepOptions {
   int threads = 0;
   bool json = false;
 };
-// Times forward, backward and optimizer of whole steps on random tokens, and holds them against the multiply-add peak
-// measured in the same run: 6 × the parameters a token is multiplied with, plus attention.
+// Times forward, backward and optimizer of whole steps on random tokens, and holds them against the
+// multiply-add peak measured in the same run: 6 × the parameters a token is multiplied with, plus attention.
 int run_bench_step(const BenchStepOptions&);
 
 }  // namespace moray

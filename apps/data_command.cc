@@ -6,9 +6,9 @@
 #include <cmath>
 #include <cstdio>
 
-#include "apps/slow_progress.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "report/progress.h"
 
 namespace moray {
 
@@ -47,16 +47,14 @@ std::string summary_json(const DatasetManifest& manifest, const std::string& fol
 int run_data_build(const DataBuildOptions& options) {
   if (options.output.empty()) fail("no output folder given for the dataset");
   const Tokenizer tokenizer = Tokenizer::read(options.tokenizer);
-  SlowProgress progress;
+  Progress progress("build", 0, "documents");
   BuildOptions build = options.build;
   build.progress = [&](const BuildProgress& done) {
-    progress.show([&] {
-      return fmt::format("dataset: {} documents, {:.1f} MB, {:.2f} M tokens", done.documents,
-                         static_cast<double>(done.bytes) / 1e6, static_cast<double>(done.tokens) / 1e6);
-    });
+    progress.update(done.documents,
+                    fmt::format("{} bytes, {} tokens", short_count(static_cast<double>(done.bytes)),
+                                short_count(static_cast<double>(done.tokens))));
   };
   const DatasetManifest manifest = build_dataset(tokenizer, options.output, build);
-  progress.finish();
   const std::string summary =
       options.json ? summary_json(manifest, options.output) : summary_table(manifest, options.output);
   if (std::fputs(summary.c_str(), stdout) < 0 || std::fflush(stdout) != 0)
@@ -67,7 +65,8 @@ int run_data_build(const DataBuildOptions& options) {
 CorpusSource parse_corpus(const std::string& text) {
   CorpusSource source;
   std::string path = text;
-  if (const size_t equals = text.find('='); equals != std::string::npos && !fs::exists(text)) {
+  std::error_code ignored;
+  if (const size_t equals = text.find('='); equals != std::string::npos && !fs::exists(text, ignored)) {
     source.name = text.substr(0, equals);
     path = text.substr(equals + 1);
     if (const size_t colon = path.rfind(':'); colon != std::string::npos) {

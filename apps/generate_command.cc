@@ -11,7 +11,9 @@ namespace moray {
 
 namespace {
 
-void append(std::vector<int32_t>& ids, const std::vector<int32_t>& more) { ids.insert(ids.end(), more.begin(), more.end()); }
+void append(std::vector<int32_t>& ids, const std::vector<int32_t>& more) {
+  ids.insert(ids.end(), more.begin(), more.end());
+}
 
 // Documents follow an end-of-sentence token in training, so a prompt does too. FIM in PSM order (facts §2).
 std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const GenerateCommandOptions& options) {
@@ -31,7 +33,9 @@ std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const GenerateComman
 // Bytes of `pending` up to the last complete UTF-8 character, so that a terminal never sees half of one.
 size_t complete_utf8(std::string_view pending) {
   size_t tail = 0;
-  while (tail < 3 && tail < pending.size() && (static_cast<uint8_t>(pending[pending.size() - 1 - tail]) & 0xc0) == 0x80) ++tail;
+  while (tail < 3 && tail < pending.size() &&
+         (static_cast<uint8_t>(pending[pending.size() - 1 - tail]) & 0xc0) == 0x80)
+    ++tail;
   if (tail == pending.size()) return pending.size();
   const auto lead = static_cast<uint8_t>(pending[pending.size() - 1 - tail]);
   const size_t needed = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
@@ -45,8 +49,8 @@ int run_generate(const GenerateCommandOptions& options) {
   const LoadedModel loaded = load_model_argument(workplace.exec, options.model, options.weights);
   const Tokenizer& tokenizer = loaded.tokenizer;
   const std::vector<int32_t> prompt = prompt_ids(tokenizer, options);
-  const GenerateOptions generate_options{options.sampling, options.max_tokens, tokenizer.required_id(kEndOfSentence),
-                                         tokenizer.vocabulary_size()};
+  const GenerateOptions generate_options{options.sampling, options.max_tokens,
+                                         tokenizer.required_id(kEndOfSentence), tokenizer.vocabulary_size()};
   std::string text, pending;
   const auto print = [&](std::string_view bytes) {
     if (options.json) return;

@@ -128,8 +128,8 @@ void print_plain(const Json& json, int indent) {
     const std::string pad(static_cast<size_t>(indent), ' ');
     if (key == "list") {
       for (const Json& tensor : value)
-        fmt::print("{}{:<64} {:<8} {}\n", pad, tensor["name"].get<std::string>(), tensor["dtype"].get<std::string>(),
-                   tensor["shape"].dump());
+        fmt::print("{}{:<64} {:<8} {}\n", pad, tensor["name"].get<std::string>(),
+                   tensor["dtype"].get<std::string>(), tensor["shape"].dump());
     } else if (value.is_object()) {
       fmt::print("{}{}\n", pad, key);
       print_plain(value, indent + 2);

@@ -6,7 +6,7 @@
 namespace moray {
 
 struct InspectOptions {
-  std::string path;      // recipe, model folder, checkpoint, run, dataset, tokenizer.json or a safetensors file
+  std::string path;  // recipe, model folder, checkpoint, run, dataset, tokenizer.json or a safetensors file
   bool tensors = false;  // list every tensor
   bool json = false;
 };

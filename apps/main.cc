@@ -1,8 +1,11 @@
 // The command `moray`: its subcommands and their options. What each does is in its own file.
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 
 #include "apps/bench_command.h"
@@ -23,14 +26,16 @@ using moray::Error;
 using Action = std::function<int()>;
 
 void add_threads(CLI::App* command, int& threads) {
-  command->add_option("--threads", threads, "threads to use (default: MORAY_THREADS, else all cores)")->check(CLI::PositiveNumber);
+  command->add_option("--threads", threads, "threads to use (default: MORAY_THREADS, else all cores)")
+      ->check(CLI::PositiveNumber);
 }
 
 void add_json(CLI::App* command, bool& json) {
   command->add_flag("--json", json, "one JSON object on stdout; everything else goes to stderr");
 }
 
-CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& about, const std::string& examples) {
+CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& about,
+                      const std::string& examples) {
   CLI::App* command = parent.add_subcommand(name, about);
   command->footer("Examples:\n" + examples);
   return command;
@@ -38,18 +43,22 @@ CLI::App* add_command(CLI::App& parent, const std::string& name, const std::stri
 
 void add_corpora(CLI::App* command, std::vector<std::string>& corpora) {
   command
-      ->add_option("--corpus", corpora,
-                   "folder, .txt or .jsonl, also .gz or .zst; PATH, NAME=PATH or NAME=PATH:WEIGHT; may be repeated")
+      ->add_option(
+          "--corpus", corpora,
+          "folder, .txt or .jsonl, also .gz or .zst; PATH, NAME=PATH or NAME=PATH:WEIGHT; may be repeated")
       ->required();
 }
 
 void add_held_out(CLI::App* command, moray::HeldOutOptions& held_out) {
-  command->add_option("--held-out", held_out.fraction, "share of documents held out, chosen by content")->capture_default_str();
-  command->add_option("--seed", held_out.seed, "seed of the held-out choice, FIM and splits")->capture_default_str();
+  command->add_option("--held-out", held_out.fraction, "share of documents held out, chosen by content")
+      ->capture_default_str();
+  command->add_option("--seed", held_out.seed, "seed of the held-out choice, FIM and splits")
+      ->capture_default_str();
 }
 
 void add_tokenizer(CLI::App& app, Action& action) {
-  CLI::App* tokenizer = app.add_subcommand("tokenizer", "train a byte-level BPE tokenizer, encode and decode");
+  CLI::App* tokenizer =
+      app.add_subcommand("tokenizer", "train a byte-level BPE tokenizer, encode and decode");
   tokenizer->require_subcommand(1);
 
   auto* train = add_command(*tokenizer, "train", "learn a vocabulary from text",
@@ -57,14 +66,19 @@ void add_tokenizer(CLI::App& app, Action& action) {
   auto train_options = std::make_shared<moray::TokenizerTrainOptions>();
   auto corpora = std::make_shared<std::vector<std::string>>();
   add_corpora(train, *corpora);
-  train->add_option("--vocab-size", train_options->vocabulary_size, "tokens in all: bytes, merges and special ones")->capture_default_str();
+  train
+      ->add_option("--vocab-size", train_options->vocabulary_size,
+                   "tokens in all: bytes, merges and special ones")
+      ->capture_default_str();
   train->add_option("--output", train_options->output, "folder for tokenizer.json")->required();
-  train->add_option("--max-text-bytes", train_options->max_text_bytes, "text beyond this is not read")->capture_default_str();
+  train->add_option("--max-text-bytes", train_options->max_text_bytes, "text beyond this is not read")
+      ->capture_default_str();
   add_held_out(train, train_options->held_out);
   add_json(train, train_options->json);
   train->callback([=, &action] {
     action = [=] {
-      for (const std::string& corpus : *corpora) train_options->corpora.push_back(moray::parse_corpus(corpus));
+      for (const std::string& corpus : *corpora)
+        train_options->corpora.push_back(moray::parse_corpus(corpus));
       return moray::run_tokenizer_train(*train_options);
     };
   });
@@ -73,18 +87,22 @@ void add_tokenizer(CLI::App& app, Action& action) {
                              "  moray tokenizer encode --tokenizer tokenizer/ --text 'def f(x):'\n"
                              "  moray tokenizer encode --tokenizer tokenizer/ < file.py\n");
   auto encode_options = std::make_shared<moray::TokenizerEncodeOptions>();
-  encode->add_option("--tokenizer", encode_options->tokenizer, "tokenizer.json or the folder that holds it")->required();
+  encode->add_option("--tokenizer", encode_options->tokenizer, "tokenizer.json or the folder that holds it")
+      ->required();
   auto* text = encode->add_option("--text", encode_options->text, "the text itself");
   encode->add_option("--input", encode_options->input, "a file (default: standard input)")->excludes(text);
-  encode->add_flag("--special-tokens", encode_options->special_tokens, "special tokens written in the text become those tokens");
+  encode->add_flag("--special-tokens", encode_options->special_tokens,
+                   "special tokens written in the text become those tokens");
   add_json(encode, encode_options->json);
   encode->callback([=, &action] { action = [=] { return moray::run_tokenizer_encode(*encode_options); }; });
 
-  auto* decode = add_command(*tokenizer, "decode", "token ids to text",
-                             "  moray tokenizer decode --tokenizer tokenizer/ 318 257\n"
-                             "  moray tokenizer encode --tokenizer T --text hi | moray tokenizer decode --tokenizer T\n");
+  auto* decode = add_command(
+      *tokenizer, "decode", "token ids to text",
+      "  moray tokenizer decode --tokenizer tokenizer/ 318 257\n"
+      "  moray tokenizer encode --tokenizer T --text hi | moray tokenizer decode --tokenizer T\n");
   auto decode_options = std::make_shared<moray::TokenizerDecodeOptions>();
-  decode->add_option("--tokenizer", decode_options->tokenizer, "tokenizer.json or the folder that holds it")->required();
+  decode->add_option("--tokenizer", decode_options->tokenizer, "tokenizer.json or the folder that holds it")
+      ->required();
   decode->add_option("ids", decode_options->ids, "token ids (default: from standard input)");
   decode->add_flag("--skip-special", decode_options->skip_special, "leave control tokens out");
   add_json(decode, decode_options->json);
@@ -94,41 +112,57 @@ void add_tokenizer(CLI::App& app, Action& action) {
 void add_data(CLI::App& app, Action& action) {
   CLI::App* data = app.add_subcommand("data", "turn corpora into datasets");
   data->require_subcommand(1);
-  auto* build = add_command(*data, "build", "tokenize, remove duplicates, hold out, FIM, pack into memory-mapped shards",
+  auto* build = add_command(*data, "build",
+                            "tokenize, remove duplicates, hold out, FIM, pack into memory-mapped shards",
                             "  moray data build --corpus src/ --tokenizer tokenizer/ --output dataset/\n"
-                            "  moray data build --corpus code=src/:0.7 --corpus prose=books.jsonl.zst:0.3 --tokenizer T --output D\n");
+                            "  moray data build --corpus code=src/:0.7 --corpus prose=books.jsonl.zst:0.3 "
+                            "--tokenizer T --output D\n");
   auto options = std::make_shared<moray::DataBuildOptions>();
   auto corpora = std::make_shared<std::vector<std::string>>();
   add_corpora(build, *corpora);
-  build->add_option("--tokenizer", options->tokenizer, "tokenizer.json or the folder that holds it")->required();
+  build->add_option("--tokenizer", options->tokenizer, "tokenizer.json or the folder that holds it")
+      ->required();
   build->add_option("--output", options->output, "the dataset's folder")->required();
   add_held_out(build, options->build.held_out);
-  build->add_option("--fim-rate", options->build.documents.fim_rate, "share of documents in fill-in-the-middle form")->capture_default_str();
-  build->add_option("--newline-split-rate", options->build.documents.split_rate,
-                    "share of joined punctuation-and-line-break tokens that are split")->capture_default_str();
+  build
+      ->add_option("--fim-rate", options->build.documents.fim_rate,
+                   "share of documents in fill-in-the-middle form")
+      ->capture_default_str();
+  build
+      ->add_option("--newline-split-rate", options->build.documents.split_rate,
+                   "share of joined punctuation-and-line-break tokens that are split")
+      ->capture_default_str();
   build->add_flag("--replace", options->build.replace, "replace an existing dataset");
   add_threads(build, options->build.threads);
   add_json(build, options->json);
   build->callback([=, &action] {
     action = [=] {
-      for (const std::string& corpus : *corpora) options->build.corpora.push_back(moray::parse_corpus(corpus));
+      for (const std::string& corpus : *corpora)
+        options->build.corpora.push_back(moray::parse_corpus(corpus));
       return moray::run_data_build(*options);
     };
   });
 }
 
 void add_train(CLI::App& app, Action& action) {
-  auto* train = add_command(app, "train", "train a model as a recipe says",
-                            "  moray train recipes/tiny.toml --set data.dataset=dataset\n"
-                            "  moray train recipes/tiny.toml --resume\n"
-                            "  moray train recipes/small.toml --run runs/b --set train.seed=2 --set train.micro_batch=8\n");
+  auto* train = add_command(
+      app, "train", "train a model as a recipe says",
+      "  moray train recipes/tiny.toml --set data.dataset=dataset\n"
+      "  moray train recipes/tiny.toml --resume\n"
+      "  moray train recipes/small.toml --run runs/b --set train.seed=2 --set train.micro_batch=8\n");
   auto options = std::make_shared<moray::TrainOptions>();
   train->add_option("recipe", options->recipe, "RECIPE.toml")->required();
-  train->add_option("--set", options->assignments, "KEY=VALUE, overrides a key of the recipe; may be repeated");
+  train->add_option("--set", options->assignments,
+                    "KEY=VALUE, overrides a key of the recipe; may be repeated");
   train->add_option("--run", options->run, "the run's folder (default: runs/RECIPE)");
   auto resume = std::make_shared<std::string>();
-  auto* resume_option = train->add_option("--resume", *resume, "go on from the newest checkpoint of the run, or start if there is none")
-                            ->expected(0, 1)->type_name("[auto]")->check(CLI::IsMember({"auto"}));
+  auto* resume_option =
+      train
+          ->add_option("--resume", *resume,
+                       "go on from the newest checkpoint of the run, or start if there is none")
+          ->expected(0, 1)
+          ->type_name("[auto]")
+          ->check(CLI::IsMember({"auto"}));
   train->add_option("--init", options->init, "Hugging Face folder to take the first weights from");
   add_threads(train, options->threads);
   add_json(train, options->json);
@@ -140,21 +174,30 @@ void add_train(CLI::App& app, Action& action) {
 
 void add_model_options(CLI::App* command, std::string& model, std::string& weights) {
   command->add_option("--model", model, "model folder, checkpoint or run")->required();
-  command->add_option("--weights", weights, "model, or ema: the moving average of a checkpoint")->capture_default_str();
+  command->add_option("--weights", weights, "model, or ema: the moving average of a checkpoint")
+      ->capture_default_str();
 }
 
 void add_generate(CLI::App& app, Action& action) {
   auto* generate = add_command(app, "generate", "continue a text, or fill in a middle",
                                "  moray generate --model runs/tiny --prompt 'def read(path):'\n"
-                               "  moray generate --model runs/tiny --prefix 'def add(a, b):' --suffix '    return c' --temperature 0\n");
+                               "  moray generate --model runs/tiny --prefix 'def add(a, b):' --suffix '    "
+                               "return c' --temperature 0\n");
   auto options = std::make_shared<moray::GenerateCommandOptions>();
   add_model_options(generate, options->model, options->weights);
   auto* prompt = generate->add_option("--prompt", options->prompt, "text to continue");
-  auto* prefix = generate->add_option("--prefix", options->prefix, "text before the middle")->excludes(prompt);
+  auto* prefix =
+      generate->add_option("--prefix", options->prefix, "text before the middle")->excludes(prompt);
   auto* suffix = generate->add_option("--suffix", options->suffix, "text after the middle")->excludes(prompt);
-  generate->add_option("--max-tokens", options->max_tokens, "most tokens to generate")->capture_default_str()->check(CLI::PositiveNumber);
-  generate->add_option("--temperature", options->sampling.temperature, "0: always the likeliest")->capture_default_str();
-  generate->add_option("--top-p", options->sampling.top_p, "draw from the likeliest tokens that reach this probability")->capture_default_str();
+  generate->add_option("--max-tokens", options->max_tokens, "most tokens to generate")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  generate->add_option("--temperature", options->sampling.temperature, "0: always the likeliest")
+      ->capture_default_str();
+  generate
+      ->add_option("--top-p", options->sampling.top_p,
+                   "draw from the likeliest tokens that reach this probability")
+      ->capture_default_str();
   generate->add_option("--seed", options->sampling.seed, "of the draws")->capture_default_str();
   add_threads(generate, options->threads);
   add_json(generate, options->json);
@@ -172,15 +215,19 @@ void add_eval(CLI::App& app, Action& action) {
   add_model_options(eval, options->model, options->weights);
   auto* data = eval->add_option("--data", options->data, "dataset folder: its held-out documents");
   eval->add_option("--text", options->text, "a text file")->excludes(data);
-  eval->add_option("--sequence-length", options->sequence_length, "window (default: the model's positions, at most 1024)")->check(CLI::PositiveNumber);
+  eval->add_option("--sequence-length", options->sequence_length,
+                   "window (default: the model's positions, at most 1024)")
+      ->check(CLI::PositiveNumber);
   add_threads(eval, options->threads);
   add_json(eval, options->json);
   eval->callback([=, &action] { action = [=] { return moray::run_eval(*options); }; });
 }
 
 void add_inspect(CLI::App& app, Action& action) {
-  auto* inspect = add_command(app, "inspect", "what a recipe, model, checkpoint, run, dataset or tokenizer holds",
-                              "  moray inspect recipes/v3.toml\n  moray inspect runs/tiny --tensors\n  moray inspect dataset --json\n");
+  auto* inspect =
+      add_command(app, "inspect", "what a recipe, model, checkpoint, run, dataset or tokenizer holds",
+                  "  moray inspect recipes/v3.toml\n  moray inspect runs/tiny --tensors\n  moray inspect "
+                  "dataset --json\n");
   auto options = std::make_shared<moray::InspectOptions>();
   inspect->add_option("path", options->path, "file or folder")->required();
   inspect->add_flag("--tensors", options->tensors, "list every tensor");
@@ -189,8 +236,9 @@ void add_inspect(CLI::App& app, Action& action) {
 }
 
 void add_report(CLI::App& app, Action& action) {
-  auto* report = add_command(app, "report", "one HTML page of a run, or of several side by side",
-                             "  moray report runs/tiny\n  moray report runs/a runs/b --output compare.html\n");
+  auto* report =
+      add_command(app, "report", "one HTML page of a run, or of several side by side",
+                  "  moray report runs/tiny\n  moray report runs/a runs/b --output compare.html\n");
   auto options = std::make_shared<moray::ReportOptions>();
   report->add_option("runs", options->runs, "run folders")->required();
   report->add_option("--output", options->output, "the page (default: report.html in the only run's folder)");
@@ -201,21 +249,41 @@ void add_report(CLI::App& app, Action& action) {
 void add_bench(CLI::App& app, Action& action) {
   CLI::App* bench = app.add_subcommand("bench", "how fast this machine is");
   bench->require_subcommand(1);
-  auto* step = add_command(*bench, "step", "whole training steps of a recipe's model, against the multiply-add peak",
-                           "  moray bench step recipes/small.toml\n  moray bench step recipes/tiny.toml --threads 1\n");
+  auto* step = add_command(
+      *bench, "step", "whole training steps of a recipe's model, against the multiply-add peak",
+      "  moray bench step recipes/small.toml\n  moray bench step recipes/tiny.toml --threads 1\n");
   auto options = std::make_shared<moray::BenchStepOptions>();
   step->add_option("recipe", options->recipe, "RECIPE.toml")->required();
-  step->add_option("--set", options->assignments, "KEY=VALUE, overrides a key of the recipe; may be repeated");
-  step->add_option("--steps", options->steps, "steps to time")->capture_default_str()->check(CLI::PositiveNumber);
+  step->add_option("--set", options->assignments,
+                   "KEY=VALUE, overrides a key of the recipe; may be repeated");
+  step->add_option("--steps", options->steps, "steps to time")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   add_threads(step, options->threads);
   add_json(step, options->json);
   step->callback([=, &action] { action = [=] { return moray::run_bench_step(*options); }; });
+}
+
+// --help is no error; any other is told in one line.
+int report_parse_error(const CLI::App& app, const CLI::ParseError& error) {
+  if (error.get_exit_code() == 0) return app.exit(error);
+  std::string command = "moray";
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    command += " " + at->get_name();
+  }
+  std::string what = error.what();
+  std::replace(what.begin(), what.end(), '\n', ' ');
+  std::fprintf(stderr, "moray: %s; see `%s --help`\n", what.c_str(), command.c_str());
+  constexpr int kUsage = 2;
+  return kUsage;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   ::signal(SIGPIPE, SIG_DFL);  // `moray ... | head` ends quietly
+  ::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write, told in words
   CLI::App app("moray: train and run DeepSeek-V3-class models");
   app.require_subcommand(1);
   app.footer("moray COMMAND --help shows a command's options, with examples.");
@@ -228,9 +296,15 @@ int main(int argc, char** argv) {
   add_inspect(app, action);
   add_report(app, action);
   add_bench(app, action);
-  CLI11_PARSE(app, argc, argv);
   try {
-    return action();
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return report_parse_error(app, error);
+  }
+  try {
+    const int status = action();
+    if (std::fflush(stdout) != 0) moray::fail("standard output: cannot write: {}", std::strerror(errno));
+    return status;
   } catch (const Error& error) {
     std::fflush(stdout);
     std::fprintf(stderr, "moray: %s\n", error.what());

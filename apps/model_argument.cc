@@ -19,11 +19,16 @@ LoadedModel load_model_argument(const Exec& exec, const std::string& path, const
   const fs::path checkpoint = folder.parent_path();
   if (fs::exists(checkpoint / "manifest.json")) verify_checkpoint(checkpoint);
   LoadedModel loaded{folder, load_model(exec, folder), Tokenizer::read(folder)};
+  if (loaded.tokenizer.vocabulary_size() > loaded.model.config.vocab_size)
+    fail("{}: its tokenizer has {} tokens, the model's vocabulary {}", folder.string(),
+         loaded.tokenizer.vocabulary_size(), loaded.model.config.vocab_size);
   if (weights == "ema") {
     const fs::path ema = checkpoint / "state" / "ema.safetensors";
-    if (!fs::exists(ema)) fail("{}: this checkpoint has no moving average (train.ema_decay)", checkpoint.string());
+    if (!fs::exists(ema))
+      fail("{}: this checkpoint has no moving average (train.ema_decay)", checkpoint.string());
     const SafetensorsFile file(ema);
-    for (const deepseek::NamedWeight& weight : deepseek::named_weights(loaded.model)) file.read(weight.name, weight.tensor);
+    for (const deepseek::NamedWeight& weight : deepseek::named_weights(loaded.model))
+      file.read(weight.name, weight.tensor);
   } else if (weights != "model") {
     fail("--weights is '{}', expected 'model' or 'ema'", weights);
   }

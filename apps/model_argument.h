@@ -1,4 +1,5 @@
-// What `--model DIR` may name: a Hugging Face folder, a checkpoint of a run, or a run (its newest checkpoint).
+// What `--model DIR` may name: a Hugging Face folder, a checkpoint of a run, or a run (its newest
+// checkpoint).
 #pragma once
 
 #include <memory>

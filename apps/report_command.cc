@@ -11,7 +11,8 @@ namespace moray {
 
 int run_report(const ReportOptions& options) {
   if (options.output.empty() && options.runs.size() > 1) fail("report: several runs need --output FILE.html");
-  const fs::path output = options.output.empty() ? fs::path(options.runs.at(0)) / "report.html" : fs::path(options.output);
+  const fs::path output =
+      options.output.empty() ? fs::path(options.runs.at(0)) / "report.html" : fs::path(options.output);
   write_report({options.runs.begin(), options.runs.end()}, output);
   if (options.json)
     fmt::print("{}\n", nlohmann::ordered_json{{"report", output.string()}}.dump());

@@ -5,12 +5,13 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 
-#include "apps/slow_progress.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "data/bpe_train.h"
 #include "data/utf8.h"
+#include "report/progress.h"
 
 namespace moray {
 
@@ -52,12 +53,14 @@ int run_tokenizer_train(const TokenizerTrainOptions& options) {
   DocumentStream documents(options.corpora, options.held_out);
   int64_t count = 0;
   uint64_t bytes = 0;
-  SlowProgress progress;
+  Progress reading("read", 0, "bytes");
+  std::optional<Progress> merging;
   BpeTrainOptions train;
   train.vocabulary_size = options.vocabulary_size;
   train.max_text_bytes = options.max_text_bytes;
   train.progress = [&](int64_t done, int64_t wanted) {
-    progress.show([&] { return fmt::format("tokenizer: {} of {} merges", done, wanted); });
+    if (!merging) merging.emplace("tokenizer", wanted, "merges");
+    merging->update(done);
   };
   StreamedDocument streamed;
   const NextDocument next = [&](std::string& text) {
@@ -67,11 +70,10 @@ int run_tokenizer_train(const TokenizerTrainOptions& options) {
     text = std::move(streamed.document.text);
     ++count;
     bytes += text.size();
-    progress.show([&] { return fmt::format("tokenizer: {:.1f} MB read", static_cast<double>(bytes) / 1e6); });
+    reading.update(static_cast<int64_t>(bytes));
     return true;
   };
   const Tokenizer tokenizer = train_bpe(next, train);
-  progress.finish();
   std::error_code error;
   fs::create_directories(options.output, error);
   if (error) fail("{}: cannot create the folder: {}", options.output, error.message());

@@ -13,7 +13,8 @@ namespace moray {
 int run_train(const TrainOptions& options) {
   Config recipe = Config::read(options.recipe);
   for (const std::string& assignment : options.assignments) recipe.set(assignment);
-  const fs::path folder = options.run.empty() ? fs::path("runs") / fs::path(options.recipe).stem() : fs::path(options.run);
+  const fs::path folder =
+      options.run.empty() ? fs::path("runs") / fs::path(options.recipe).stem() : fs::path(options.run);
   Workplace workplace(options.threads);
   const RunSummary summary = run_training(workplace.exec, recipe, {folder, options.resume, options.init});
   const std::string loss_bits = fmt::format("{:016x}", std::bit_cast<uint64_t>(summary.loss));
@@ -28,11 +29,13 @@ int run_train(const TrainOptions& options) {
     if (summary.validation_loss) json["validation_loss"] = *summary.validation_loss;
     fmt::print("{}\n", json.dump());
   } else {
-    fmt::print("{} {} steps, {} tokens: loss {:.6f} (bits {})\n", summary.interrupted ? "stopped after" : "trained",
-               summary.steps, summary.tokens, summary.loss, loss_bits);
+    fmt::print("{} {} steps, {} tokens: loss {:.6f} (bits {})\n",
+               summary.interrupted ? "stopped after" : "trained", summary.steps, summary.tokens, summary.loss,
+               loss_bits);
     if (summary.validation_loss) fmt::print("validation loss {:.6f}\n", *summary.validation_loss);
     fmt::print("checkpoint {}\nreport {}\n", summary.checkpoint.string(), (folder / "report.html").string());
-    if (summary.interrupted) fmt::print("go on with: moray train {} --run {} --resume\n", options.recipe, folder.string());
+    if (summary.interrupted)
+      fmt::print("go on with: moray train {} --run {} --resume\n", options.recipe, folder.string());
   }
   constexpr int kInterrupted = 130;
   return summary.interrupted ? kInterrupted : 0;

@@ -13,8 +13,9 @@ Tensor Experts::forward(Exec& exec, const Tensor& x_RD, const ExpertRows& rows, 
   return y_RD;
 }
 
-Tensor Experts::backward_input(Exec& exec, const Tensor& dy_RD, const ExpertRows& rows, const Tensor& router_gate_R,
-                               const Tensor& drouter_gate_R, Saved&& saved, Deferred& deferred) const {
+Tensor Experts::backward_input(Exec& exec, const Tensor& dy_RD, const ExpertRows& rows,
+                               const Tensor& router_gate_R, const Tensor& drouter_gate_R, Saved&& saved,
+                               Deferred& deferred) const {
   const Shape wide = saved.gate_RF.shape();
   const Tensor dh_RF = exec.empty(wide);
   grouped_matmul_backward_input(exec, dy_RD, down_proj_EDF, rows, dh_RF);
@@ -28,7 +29,8 @@ Tensor Experts::backward_input(Exec& exec, const Tensor& dy_RD, const ExpertRows
   return dx_RD;
 }
 
-void Experts::backward_weight(Exec& exec, Deferred&& deferred, const ExpertRows& rows, Experts& gradient) const {
+void Experts::backward_weight(Exec& exec, Deferred&& deferred, const ExpertRows& rows,
+                              Experts& gradient) const {
   grouped_matmul_backward_weight(exec, deferred.dgate_RF, deferred.x_RD, rows, gradient.gate_proj_EFD);
   grouped_matmul_backward_weight(exec, deferred.dup_RF, deferred.x_RD, rows, gradient.up_proj_EFD);
   grouped_matmul_backward_weight(exec, deferred.dy_RD, deferred.h_RF, rows, gradient.down_proj_EDF);

@@ -1,5 +1,5 @@
-// The routed experts: SwiGLU MLPs over the rows dispatched to each, in grouped products. Dropless: every row is computed
-// whatever the skew.
+// The routed experts: SwiGLU MLPs over the rows dispatched to each, in grouped products. Dropless: every row
+// is computed whatever the skew.
 //
 // R expert rows, D hidden, F moe_intermediate_size, E experts.
 #pragma once
@@ -22,8 +22,8 @@ struct Experts {
   };
 
   Tensor forward(Exec&, const Tensor& x_RD, const ExpertRows&, Saved&) const;
-  // dy_RD is the gradient of the combined output, not yet scaled by the router's gates; router_gate_R are those gates.
-  // Returns dx_RD and fills drouter_gate_R.
+  // dy_RD is the gradient of the combined output, not yet scaled by the router's gates; router_gate_R are
+  // those gates. Returns dx_RD and fills drouter_gate_R.
   Tensor backward_input(Exec&, const Tensor& dy_RD, const ExpertRows&, const Tensor& router_gate_R,
                         const Tensor& drouter_gate_R, Saved&&, Deferred&) const;
   void backward_weight(Exec&, Deferred&&, const ExpertRows&, Experts& gradient) const;

@@ -1,5 +1,5 @@
-// Every layer's gradients, of parameters and of inputs, against central differences in float64. The loss is a fixed
-// random linear function of the layer's output.
+// Every layer's gradients, of parameters and of inputs, against central differences in float64. The loss is a
+// fixed random linear function of the layer's output.
 #include <gtest/gtest.h>
 
 #include "backend/register.h"
@@ -45,7 +45,8 @@ class Layers : public testing::Test {
     const std::vector<Parameter> values = list_parameters(layer), sums = list_parameters(gradients);
     for (size_t i = 0; i < values.size(); ++i)
       if (values[i].kind != ParameterKind::buffer)
-        list.push_back({values[i].name, *values[i].tensor, sums[i].tensor->reshape(values[i].tensor->shape())});
+        list.push_back(
+            {values[i].name, *values[i].tensor, sums[i].tensor->reshape(values[i].tensor->shape())});
     return list;
   }
 
@@ -128,7 +129,8 @@ TEST_F(Layers, Mla) {
     layer.kv_b_proj.weight_OI = random({14, 4});
     layer.o_proj.weight_OI = random({kHidden, 6});
     const Tensor x = random({kTokens, kHidden}), weights = random({kTokens, kHidden});
-    const LayerContext context{rows_, {kSamples, kLength, {}}, make_rope_table(exec_, kLength, 2, 10000, std::nullopt)};
+    const LayerContext context{
+        rows_, {kSamples, kLength, {}}, make_rope_table(exec_, kLength, 2, 10000, std::nullopt)};
     Mla gradients = gradients_of(layer);
     Mla::Saved saved;
     Mla::Deferred deferred;
@@ -144,7 +146,8 @@ TEST_F(Layers, Mla) {
   }
 }
 
-// Router, dispatch, experts and combine together, routing held fixed: the gates' gradients go through all of them.
+// Router, dispatch, experts and combine together, routing held fixed: the gates' gradients go through all of
+// them.
 TEST_F(Layers, RouterAndExperts) {
   constexpr int64_t kExperts = 4, kChoices = 2, kWidth = 5;
   for (const ScoringFunc scoring : {ScoringFunc::sigmoid, ScoringFunc::softmax}) {
@@ -179,12 +182,13 @@ TEST_F(Layers, RouterAndExperts) {
     DispatchPlan plan;
     forward(router_saved, experts_saved, plan);
 
-    const Tensor dy_RD = exec_.empty({kTokens * kChoices, kHidden}), gate_R = exec_.empty({kTokens * kChoices});
+    const Tensor dy_RD = exec_.empty({kTokens * kChoices, kHidden}),
+                 gate_R = exec_.empty({kTokens * kChoices});
     const Tensor dgate_R = exec_.empty({kTokens * kChoices}), dgates_TK = exec_.empty({kTokens, kChoices});
     gather_rows(exec_, weights, plan.token_R, dy_RD);
     gather_values(exec_, router_saved.gates_TK, plan.choice_R, gate_R);
-    const Tensor dx_RD = experts.backward_input(exec_, dy_RD, plan.rows, gate_R, dgate_R, std::move(experts_saved),
-                                                experts_deferred);
+    const Tensor dx_RD = experts.backward_input(exec_, dy_RD, plan.rows, gate_R, dgate_R,
+                                                std::move(experts_saved), experts_deferred);
     const Tensor dx = exec_.empty({kTokens, kHidden});
     combine_rows(exec_, dx_RD, {}, ids, plan.row_TK, kExperts / 2, dx);
     gather_values(exec_, dgate_R, plan.row_TK, dgates_TK);

@@ -18,7 +18,8 @@ Tensor Linear::backward_input(Exec& exec, const Tensor& dy_TO, Saved&& saved, De
   return dx_TI;
 }
 
-void Linear::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows, Linear& gradient) const {
+void Linear::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows,
+                             Linear& gradient) const {
   matmul_backward_weight(exec, deferred.dy_TO, deferred.x_TI, rows, gradient.weight_OI);
   deferred = {};
 }

@@ -4,8 +4,12 @@
 
 namespace moray {
 
-RopeLayout Mla::q_rope_layout() const { return {shape.heads, shape.qk_nope_head_dim + shape.qk_rope_head_dim}; }
-RopeLayout Mla::k_rope_layout() const { return {1, shape.qk_rope_head_dim}; }
+RopeLayout Mla::q_rope_layout() const {
+  return {shape.heads, shape.qk_nope_head_dim + shape.qk_rope_head_dim};
+}
+RopeLayout Mla::k_rope_layout() const {
+  return {1, shape.qk_rope_head_dim};
+}
 
 Tensor Mla::forward(Exec& exec, const Tensor& x_TD, const LayerContext& context, Saved& saved) const {
   const int64_t tokens = x_TD.extent(0), positions = context.rows.rows_per_sample;
@@ -22,7 +26,8 @@ Tensor Mla::forward(Exec& exec, const Tensor& x_TD, const LayerContext& context,
   saved.k_rope = exec.empty({tokens, shape.qk_rope_head_dim});
   split_columns(exec, latent_and_key, c_kv, saved.k_rope);
   rope_apply(exec, saved.k_rope, k_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions);
-  saved.kv = kv_b_proj.forward(exec, kv_a_layernorm.forward(exec, c_kv, saved.kv_a_layernorm), saved.kv_b_proj);
+  saved.kv =
+      kv_b_proj.forward(exec, kv_a_layernorm.forward(exec, c_kv, saved.kv_a_layernorm), saved.kv_b_proj);
 
   saved.o = exec.empty({tokens, shape.o_width()});
   saved.lse_HT = exec.empty({shape.heads, tokens});
@@ -36,23 +41,26 @@ Tensor Mla::backward_input(Exec& exec, const Tensor& dy_TD, const LayerContext& 
   const Tensor d_o = o_proj.backward_input(exec, dy_TD, std::move(saved.o_proj), deferred.o_proj);
   const Tensor dq = exec.empty(saved.q.shape()), dkv = exec.empty(saved.kv.shape());
   const Tensor dk_rope = exec.empty(saved.k_rope.shape());
-  mla_attention_backward(exec, d_o, saved.q, saved.kv, saved.k_rope, saved.o, saved.lse_HT, shape, context.mask, dq,
-                         dkv, dk_rope);
-  rope_apply(exec, dq, q_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions, /*inverse=*/true);
-  rope_apply(exec, dk_rope, k_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions, /*inverse=*/true);
+  mla_attention_backward(exec, d_o, saved.q, saved.kv, saved.k_rope, saved.o, saved.lse_HT, shape,
+                         context.mask, dq, dkv, dk_rope);
+  rope_apply(exec, dq, q_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions,
+             /*inverse=*/true);
+  rope_apply(exec, dk_rope, k_rope_layout(), context.rope.cos_PJ, context.rope.sin_PJ, positions,
+             /*inverse=*/true);
 
   const Tensor dlatent = kv_b_proj.backward_input(exec, dkv, std::move(saved.kv_b_proj), deferred.kv_b_proj);
   const Tensor dc_kv =
       kv_a_layernorm.backward_input(exec, dlatent, std::move(saved.kv_a_layernorm), deferred.kv_a_layernorm);
   const Tensor dlatent_and_key = exec.empty({tokens, dc_kv.extent(1) + shape.qk_rope_head_dim});
   concat_columns(exec, dc_kv, dk_rope, dlatent_and_key);
-  Tensor dx_TD =
-      kv_a_proj_with_mqa.backward_input(exec, dlatent_and_key, std::move(saved.kv_a_proj), deferred.kv_a_proj);
+  Tensor dx_TD = kv_a_proj_with_mqa.backward_input(exec, dlatent_and_key, std::move(saved.kv_a_proj),
+                                                   deferred.kv_a_proj);
 
   if (has_q_lora) {
-    const Tensor dc_q_normed = q_b_proj.backward_input(exec, dq, std::move(saved.q_b_proj), deferred.q_b_proj);
-    const Tensor dc_q =
-        q_a_layernorm.backward_input(exec, dc_q_normed, std::move(saved.q_a_layernorm), deferred.q_a_layernorm);
+    const Tensor dc_q_normed =
+        q_b_proj.backward_input(exec, dq, std::move(saved.q_b_proj), deferred.q_b_proj);
+    const Tensor dc_q = q_a_layernorm.backward_input(exec, dc_q_normed, std::move(saved.q_a_layernorm),
+                                                     deferred.q_a_layernorm);
     dx_TD = q_a_proj.backward_input(exec, dc_q, std::move(saved.q_a_proj), deferred.q_a_proj, dx_TD);
   } else {
     dx_TD = q_proj.backward_input(exec, dq, std::move(saved.q_proj), deferred.q_proj, dx_TD);

@@ -1,7 +1,9 @@
-// Multi-head latent attention (report §2.1.1), expanded form: keys and values are rebuilt from a small latent.
+// Multi-head latent attention (report §2.1.1), expanded form: keys and values are rebuilt from a small
+// latent.
 //
-// T rows, D hidden, H heads. The latents: c_q (q_lora_rank) and c_kv (kv_lora_rank), both normalised; with c_kv goes one
-// rotary key for all heads. Without q_lora_rank (V2-Lite) queries come straight from the hidden state.
+// T rows, D hidden, H heads. The latents: c_q (q_lora_rank) and c_kv (kv_lora_rank), both normalised; with
+// c_kv goes one rotary key for all heads. Without q_lora_rank (V2-Lite) queries come straight from the hidden
+// state.
 #pragma once
 
 #include "nn/linear.h"
@@ -22,12 +24,12 @@ struct LayerContext {
 struct Mla {
   MlaShape shape;
   bool has_q_lora = true;
-  Linear q_proj;                      // without q_lora_rank
-  Linear q_a_proj, q_b_proj;          // with it
+  Linear q_proj;              // without q_lora_rank
+  Linear q_a_proj, q_b_proj;  // with it
   RmsNorm q_a_layernorm;
-  Linear kv_a_proj_with_mqa;          // D → kv_lora_rank + qk_rope_head_dim
+  Linear kv_a_proj_with_mqa;  // D → kv_lora_rank + qk_rope_head_dim
   RmsNorm kv_a_layernorm;
-  Linear kv_b_proj;                   // kv_lora_rank → per head: key, then value
+  Linear kv_b_proj;  // kv_lora_rank → per head: key, then value
   Linear o_proj;
 
   struct Saved {

@@ -1,5 +1,5 @@
-// The SwiGLU MLP: down(silu(gate(x)) · up(x)). Dense layers have one; in MoE layers it is the shared experts, which are one
-// MLP of width n_shared_experts · moe_intermediate_size.
+// The SwiGLU MLP: down(silu(gate(x)) · up(x)). Dense layers have one; in MoE layers it is the shared experts,
+// which are one MLP of width n_shared_experts · moe_intermediate_size.
 //
 // T rows, D hidden, F intermediate width.
 #pragma once

@@ -18,7 +18,8 @@ Tensor RmsNorm::backward_input(Exec& exec, const Tensor& dy_TD, Saved&& saved, D
   return dx_TD;
 }
 
-void RmsNorm::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows, RmsNorm& gradient) const {
+void RmsNorm::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows,
+                              RmsNorm& gradient) const {
   rms_norm_backward_weight(exec, deferred.dy_TD, deferred.x_TD, deferred.rstd_T, rows, gradient.weight_D);
   deferred = {};
 }

@@ -17,10 +17,12 @@ TEST(RopeFrequencies, ArePowersOfTheta) {
 // serving §1: the ramp runs over pairs [10, 23] for V3 and [19, 20] for K2.
 TEST(RopeFrequencies, YarnRampOfThePublishedModels) {
   const auto ramp = [](double theta, const YarnConfig& yarn) {
-    const std::vector<double> plain = rope_frequencies(64, theta, std::nullopt), with = rope_frequencies(64, theta, yarn);
+    const std::vector<double> plain = rope_frequencies(64, theta, std::nullopt),
+                              with = rope_frequencies(64, theta, yarn);
     int last_untouched = -1, first_divided = 32;
     for (int j = 31; j >= 0; --j)
-      if (std::abs(with[static_cast<size_t>(j)] * yarn.factor / plain[static_cast<size_t>(j)] - 1) < 1e-12) first_divided = j;
+      if (std::abs(with[static_cast<size_t>(j)] * yarn.factor / plain[static_cast<size_t>(j)] - 1) < 1e-12)
+        first_divided = j;
     for (int j = 0; j < 32; ++j)
       if (with[static_cast<size_t>(j)] == plain[static_cast<size_t>(j)]) last_untouched = j;
     return std::pair(last_untouched, first_divided);

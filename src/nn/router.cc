@@ -14,8 +14,8 @@ void add_each(const Tensor& values, double& sum) {
 }
 }  // namespace
 
-void Router::forward(Exec& exec, const Tensor& x_TD, const SampleRows& rows, const Tensor& fixed_ids_TK, Saved& saved,
-                     double& balance_loss, std::vector<int64_t>& load) const {
+void Router::forward(Exec& exec, const Tensor& x_TD, const SampleRows& rows, const Tensor& fixed_ids_TK,
+                     Saved& saved, double& balance_loss, std::vector<int64_t>& load) const {
   const int64_t tokens = x_TD.extent(0), experts = gate.weight_OI.extent(0);
   const Tensor logits_TE = gate.forward(exec, x_TD, saved.gate);
   saved.scores_TE = exec.empty(logits_TE.shape());
@@ -26,17 +26,20 @@ void Router::forward(Exec& exec, const Tensor& x_TD, const SampleRows& rows, con
 
   saved.fraction_SE = exec.empty({rows.samples, experts});
   const Tensor loss_S = exec.empty({rows.samples});
-  balance_loss_forward(exec, saved.scores_TE, rows.samples, config.num_experts_per_tok, saved.fraction_SE, loss_S);
+  balance_loss_forward(exec, saved.scores_TE, rows.samples, config.num_experts_per_tok, saved.fraction_SE,
+                       loss_S);
   add_each(loss_S, balance_loss);
   for (int32_t id : saved.ids_TK.span<int32_t>()) ++load[static_cast<size_t>(id)];
 }
 
-void Router::backward_input(Exec& exec, const Tensor& dgates_TK, const SampleRows& rows, double balance_coefficient,
-                            Saved&& saved, Deferred& deferred, const Tensor& dx_TD) const {
+void Router::backward_input(Exec& exec, const Tensor& dgates_TK, const SampleRows& rows,
+                            double balance_coefficient, Saved&& saved, Deferred& deferred,
+                            const Tensor& dx_TD) const {
   Tensor dscores_TE;
   if (balance_coefficient != 0) {
     dscores_TE = exec.empty(saved.scores_TE.shape());
-    balance_loss_backward(exec, saved.scores_TE, saved.fraction_SE, rows.samples, balance_coefficient, dscores_TE);
+    balance_loss_backward(exec, saved.scores_TE, saved.fraction_SE, rows.samples, balance_coefficient,
+                          dscores_TE);
   }
   const Tensor dlogits_TE = exec.empty(saved.scores_TE.shape());
   route_backward(exec, dgates_TK, saved.scores_TE, saved.ids_TK, config, dscores_TE, dlogits_TE);
@@ -44,7 +47,8 @@ void Router::backward_input(Exec& exec, const Tensor& dgates_TK, const SampleRow
   saved = {};
 }
 
-void Router::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows, Router& gradient) const {
+void Router::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows,
+                             Router& gradient) const {
   gate.backward_weight(exec, std::move(deferred.gate), rows, gradient.gate);
 }
 

@@ -1,5 +1,5 @@
-// The router of a MoE layer: logits, scores, group-limited top-k with the balance bias, gates, the sequence-wise loss, and
-// the experts' load.
+// The router of a MoE layer: logits, scores, group-limited top-k with the balance bias, gates, the
+// sequence-wise loss, and the experts' load.
 //
 // T rows, D hidden, E experts, K experts a token.
 #pragma once
@@ -11,9 +11,10 @@ namespace moray {
 
 struct Router {
   RouterConfig config;
-  Linear gate;     // weight [E, D]
+  Linear gate;  // weight [E, D]
   bool has_bias = true;
-  Tensor bias_E;   // e_score_correction_bias: for selection only, moved by balance_bias_update, never by a gradient
+  Tensor bias_E;  // e_score_correction_bias: for selection only, moved by balance_bias_update, never by a
+                  // gradient
 
   struct Saved {
     Linear::Saved gate;
@@ -23,8 +24,8 @@ struct Router {
     Linear::Deferred gate;
   };
 
-  // Fills ids_TK, gates_TK (in saved). With fixed_ids_TK defined, routing is that and not chosen. Adds the unscaled
-  // balance loss of each sample to balance_loss, and the tokens each expert got to load (E counts).
+  // Fills ids_TK, gates_TK (in saved). With fixed_ids_TK defined, routing is that and not chosen. Adds the
+  // unscaled balance loss of each sample to balance_loss, and the tokens each expert got to load (E counts).
   void forward(Exec&, const Tensor& x_TD, const SampleRows&, const Tensor& fixed_ids_TK, Saved&,
                double& balance_loss, std::vector<int64_t>& load) const;
   // Adds to dx_TD. balance_coefficient = α / samples of the global batch (0: no balance loss).
@@ -34,7 +35,8 @@ struct Router {
   void visit(const std::string& prefix, const ParameterVisitor&);
 };
 
-// Balancing without auxiliary loss: bias −= γ for experts above the mean load of the whole batch, += γ for those below.
+// Balancing without auxiliary loss: bias −= γ for experts above the mean load of the whole batch, += γ for
+// those below.
 void balance_bias_update(const Tensor& bias_E, const std::vector<int64_t>& load, double gamma);
 
 }  // namespace moray

@@ -11,13 +11,17 @@
 namespace moray {
 namespace {
 
-constexpr auto kLiveInterval = std::chrono::milliseconds(100);
+constexpr std::chrono::steady_clock::duration kLiveInterval = std::chrono::milliseconds(100);
 constexpr int kPlainColumns = 160;
 
 int terminal_columns() {
   winsize size{};
   constexpr int kUsual = 80;
   return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : kUsual;
+}
+
+std::chrono::steady_clock::duration to_clock(double seconds) {
+  return std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
 }
 
 std::string bar(double fraction, int cells) {
@@ -27,6 +31,7 @@ std::string bar(double fraction, int cells) {
 
 std::string time_left(const ProgressState& s) {
   const int64_t fresh = s.done - s.already_done;
+  if (s.total == 0) return "after " + short_duration(s.seconds);
   if (s.done >= s.total) return "took " + short_duration(s.seconds);
   if (fresh <= 0 || s.seconds <= 0) return "";
   return short_duration(s.seconds / static_cast<double>(fresh) * static_cast<double>(s.total - s.done)) +
@@ -55,14 +60,17 @@ std::string short_count(double count) {
 std::string progress_line(const ProgressState& s, int columns) {
   const double fraction =
       s.total > 0 ? std::clamp(static_cast<double>(s.done) / static_cast<double>(s.total), 0.0, 1.0) : 1.0;
-  const std::string head = fmt::format("{} {:3.0f}%", s.label, std::floor(100 * fraction));
+  const bool known = s.total > 0;
+  const std::string head =
+      known ? fmt::format("{} {:3.0f}%", s.label, std::floor(100 * fraction)) : std::string(s.label);
   std::string tail;
   const auto add = [&](const std::string& part) {
     if (!part.empty()) tail += "  " + part;
   };
   add(std::string(s.detail));
-  add(fmt::format("{}/{} {}", short_count(static_cast<double>(s.done)),
-                  short_count(static_cast<double>(s.total)), s.unit));
+  const std::string done = short_count(static_cast<double>(s.done));
+  add(known ? fmt::format("{}/{} {}", done, short_count(static_cast<double>(s.total)), s.unit)
+            : fmt::format("{} {}", done, s.unit));
   if (s.seconds > 0 && s.done > s.already_done) {
     const double rate = static_cast<double>(s.done - s.already_done) / s.seconds;
     if (rate >= 1) add(fmt::format("{} {}/s", short_count(rate), s.unit));
@@ -72,7 +80,7 @@ std::string progress_line(const ProgressState& s, int columns) {
   const auto fits = [&](size_t size) { return size <= static_cast<size_t>(std::max(columns, 0)); };
   constexpr int kBarCells = 20;
   const std::string with_bar = fmt::format("{} {}{}", head, bar(fraction, kBarCells), tail);
-  if (fits(with_bar.size())) return with_bar;
+  if (known && fits(with_bar.size())) return with_bar;
   const std::string without_bar = head + tail;
   if (fits(without_bar.size())) return without_bar;
   const std::string least = fmt::format("{}  {}", head, time_left(s));
@@ -86,7 +94,7 @@ Progress::Progress(std::string label, int64_t total, std::string unit, int64_t a
       already_done_(already_done),
       terminal_(::isatty(STDERR_FILENO) == 1),
       start_(std::chrono::steady_clock::now()),
-      next_show_(start_) {}
+      next_show_(start_ + to_clock(kQuietSeconds)) {}
 
 Progress::~Progress() {
   if (line_open_) std::fputc('\n', stderr);
@@ -94,10 +102,10 @@ Progress::~Progress() {
 
 void Progress::update(int64_t done, std::string_view detail) {
   const auto now = std::chrono::steady_clock::now();
-  if (now < next_show_ && done < total_) return;
-  const auto plain_interval =
-      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(kPlainSeconds));
-  next_show_ = now + (terminal_ ? kLiveInterval : plain_interval);
+  const bool last = total_ > 0 && done >= total_;
+  if (now < next_show_ && !(last && shown_)) return;
+  next_show_ = now + (terminal_ ? kLiveInterval : to_clock(kPlainSeconds));
+  shown_ = true;
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const ProgressState state{label_, done, total_, unit_, already_done_, seconds, detail};
   if (terminal_) {

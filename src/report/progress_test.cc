@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <thread>
 
 namespace moray {
 namespace {
@@ -38,16 +39,32 @@ TEST(ProgressTest, ResumedTimeLeftCountsFreshWorkOnly) {
   EXPECT_NE(progress_line(state, 200).find("  10s left"), std::string::npos);
 }
 
+TEST(ProgressTest, UnknownTotal) {
+  const ProgressState state{"build", 1500, 0, "documents", 0, 3, "2.1 MB"};
+  EXPECT_EQ(progress_line(state, 200), "build  2.1 MB  1.50k documents  500 documents/s  after 3s");
+}
+
 TEST(ProgressTest, PlainLinesWhenNotATerminal) {
   ::testing::internal::CaptureStderr();
   {
     Progress progress("count", 1000, "files");
-    for (int64_t done = 1; done <= 1000; ++done) progress.update(done);
+    progress.update(1);
+    std::this_thread::sleep_for(std::chrono::duration<double>(Progress::kQuietSeconds + 0.05));
+    for (int64_t done = 2; done <= 1000; ++done) progress.update(done);
   }
   const std::string text = ::testing::internal::GetCapturedStderr();
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2) << text;  // the first and the last
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2) << text;  // the first after the quiet time, and the last
   EXPECT_EQ(text.find('\r'), std::string::npos);
   EXPECT_NE(text.find("count 100%"), std::string::npos);
+}
+
+TEST(ProgressTest, ShortWorkIsSilent) {
+  ::testing::internal::CaptureStderr();
+  {
+    Progress progress("count", 10, "files");
+    for (int64_t done = 1; done <= 10; ++done) progress.update(done);
+  }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
 
 }  // namespace

@@ -10,7 +10,8 @@ std::vector<int32_t> generate(Exec& exec, const deepseek::Model& model, std::spa
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
   const int64_t most = prompt_tokens + options.max_tokens, limit = model.config.max_position_embeddings;
   if (most > limit)
-    fail("prompt of {} tokens + {} new ones exceed the model's {} positions", prompt_tokens, options.max_tokens, limit);
+    fail("prompt of {} tokens + {} new ones exceed the model's {} positions", prompt_tokens,
+         options.max_tokens, limit);
   const RopeTable rope = deepseek::make_rope_table(exec, model.config, most);
   const Tensor ids_T = exec.empty_i32({most});
   std::copy(prompt.begin(), prompt.end(), ids_T.data<int32_t>());
@@ -23,8 +24,8 @@ std::vector<int32_t> generate(Exec& exec, const deepseek::Model& model, std::spa
     const SampleRows rows{.samples = 1, .rows_per_sample = length};
     const Tensor h_TD = deepseek::hidden_states(exec, model, ids_T.rows(0, length), rows, rope);
     matmul_forward(exec, h_TD.rows(length - 1, length), model.lm_head_VD, logits);
-    const int32_t token = sample_token(logits.span<float>().first(static_cast<size_t>(drawable)), options.sampling,
-                                       length);
+    const int32_t token =
+        sample_token(logits.span<float>().first(static_cast<size_t>(drawable)), options.sampling, length);
     if (token == options.end_token) break;
     ids_T.data<int32_t>()[length] = token;
     generated.push_back(token);

@@ -13,7 +13,8 @@ namespace moray {
 
 int32_t sample_token(std::span<const float> logits_V, const SamplingOptions& options, int64_t position) {
   if (!(options.temperature >= 0)) fail("temperature is {}, expected 0 or more", options.temperature);
-  if (!(options.top_p > 0 && options.top_p <= 1)) fail("top_p is {}, expected more than 0 and at most 1", options.top_p);
+  if (!(options.top_p > 0 && options.top_p <= 1))
+    fail("top_p is {}, expected more than 0 and at most 1", options.top_p);
   for (float logit : logits_V)
     if (!std::isfinite(logit)) fail("the model's logits are not finite at position {}", position);
   const auto best = std::max_element(logits_V.begin(), logits_V.end());
@@ -22,7 +23,8 @@ int32_t sample_token(std::span<const float> logits_V, const SamplingOptions& opt
   std::vector<double> weights(logits_V.size());
   double total = 0;
   for (size_t v = 0; v < weights.size(); ++v) {
-    weights[v] = portable::exp((static_cast<double>(logits_V[v]) - static_cast<double>(*best)) / options.temperature);
+    weights[v] =
+        portable::exp((static_cast<double>(logits_V[v]) - static_cast<double>(*best)) / options.temperature);
     total += weights[v];
   }
   std::vector<int32_t> order(weights.size());

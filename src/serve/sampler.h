@@ -14,8 +14,8 @@ struct SamplingOptions {
   uint64_t seed = 0;
 };
 
-// `position` is the number of tokens before the one drawn. Among equal logits the lower id comes first. Throws Error for
-// logits that are not finite, or options out of range.
+// `position` is the number of tokens before the one drawn. Among equal logits the lower id comes first.
+// Throws Error for logits that are not finite, or options out of range.
 int32_t sample_token(std::span<const float> logits_V, const SamplingOptions&, int64_t position);
 
 }  // namespace moray

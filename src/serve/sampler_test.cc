@@ -25,7 +25,8 @@ TEST(Sampler, IsAFunctionOfSeedAndPosition) {
 TEST(Sampler, FrequenciesFollowTheSoftmax) {
   constexpr int kDraws = 20000;
   std::vector<int> counts(kLogits.size());
-  for (int i = 0; i < kDraws; ++i) ++counts[static_cast<size_t>(sample_token(kLogits, {.temperature = 0.7, .seed = 1}, i))];
+  for (int i = 0; i < kDraws; ++i)
+    ++counts[static_cast<size_t>(sample_token(kLogits, {.temperature = 0.7, .seed = 1}, i))];
   double total = 0;
   for (float logit : kLogits) total += std::exp(logit / 0.7);
   for (size_t v = 0; v < kLogits.size(); ++v)

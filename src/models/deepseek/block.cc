@@ -12,14 +12,16 @@ void Block::attention_forward(Exec& exec, const Tensor& x_TD, const LayerContext
   add(exec, x_TD, attended, saved.residual_TD);
   saved.u_TD = post_attention_layernorm.forward(exec, saved.residual_TD, saved.post_attention_layernorm);
   if (is_moe)
-    gate.forward(exec, saved.u_TD, context.rows, stats.fixed_ids_TK, saved.gate, stats.balance_loss, stats.load);
+    gate.forward(exec, saved.u_TD, context.rows, stats.fixed_ids_TK, saved.gate, stats.balance_loss,
+                 stats.load);
 }
 
 void Block::dispatch_forward(Exec& exec, const LayerContext& context, Saved& saved) const {
   if (!is_moe) return;
   const Tensor& ids_TK = saved.gate.ids_TK;
   const int64_t tokens = ids_TK.extent(0), choices = ids_TK.extent(1);
-  saved.plan = allocate_dispatch_plan(exec, tokens, choices, experts.gate_proj_EFD.extent(0), context.rows.samples);
+  saved.plan =
+      allocate_dispatch_plan(exec, tokens, choices, experts.gate_proj_EFD.extent(0), context.rows.samples);
   dispatch_plan(exec, ids_TK, saved.plan);
   saved.x_RD = exec.empty({tokens * choices, saved.u_TD.extent(1)});
   gather_rows(exec, saved.u_TD, saved.plan.token_R, saved.x_RD);
@@ -53,13 +55,15 @@ void Block::combine_backward(Exec& exec, const Tensor& dout_TD, Saved& saved, De
 }
 
 void Block::experts_backward(Exec& exec, Saved& saved, Deferred& deferred) const {
-  if (has_mlp) deferred.du_TD = mlp.backward_input(exec, deferred.dout_TD, std::move(saved.mlp), deferred.mlp);
+  if (has_mlp)
+    deferred.du_TD = mlp.backward_input(exec, deferred.dout_TD, std::move(saved.mlp), deferred.mlp);
   if (!is_moe) return;
   const Tensor router_gate_R = exec.empty({saved.plan.choice_R.extent(0)});
   gather_values(exec, saved.gate.gates_TK, saved.plan.choice_R, router_gate_R);
   deferred.drouter_gate_R = exec.empty(router_gate_R.shape());
-  deferred.dx_RD = experts.backward_input(exec, deferred.dy_RD, saved.plan.rows, router_gate_R,
-                                          deferred.drouter_gate_R, std::move(saved.experts), deferred.experts);
+  deferred.dx_RD =
+      experts.backward_input(exec, deferred.dy_RD, saved.plan.rows, router_gate_R, deferred.drouter_gate_R,
+                             std::move(saved.experts), deferred.experts);
   deferred.expert_rows = saved.plan.rows;
   deferred.dy_RD = {};
 }
@@ -73,13 +77,13 @@ void Block::dispatch_backward(Exec& exec, Saved& saved, Deferred& deferred) cons
   deferred.dx_RD = {};
 }
 
-Tensor Block::attention_backward(Exec& exec, const LayerContext& context, double balance_coefficient, Saved& saved,
-                                 Deferred& deferred) const {
+Tensor Block::attention_backward(Exec& exec, const LayerContext& context, double balance_coefficient,
+                                 Saved& saved, Deferred& deferred) const {
   if (is_moe) {
     const Tensor dgates_TK = exec.empty(saved.gate.gates_TK.shape());
     gather_values(exec, deferred.drouter_gate_R, saved.plan.row_TK, dgates_TK);
-    gate.backward_input(exec, dgates_TK, context.rows, balance_coefficient, std::move(saved.gate), deferred.gate,
-                        deferred.du_TD);
+    gate.backward_input(exec, dgates_TK, context.rows, balance_coefficient, std::move(saved.gate),
+                        deferred.gate, deferred.du_TD);
     deferred.drouter_gate_R = {};
     saved.plan = {};
   }
@@ -93,7 +97,8 @@ Tensor Block::attention_backward(Exec& exec, const LayerContext& context, double
       self_attn.backward_input(exec, dresidual_TD, context, std::move(saved.self_attn), deferred.self_attn);
   const Tensor dx_TD = exec.empty(dresidual_TD.shape());
   dx_TD.copy_from(dresidual_TD);
-  input_layernorm.backward_input(exec, dnormed, std::move(saved.input_layernorm), deferred.input_layernorm, dx_TD);
+  input_layernorm.backward_input(exec, dnormed, std::move(saved.input_layernorm), deferred.input_layernorm,
+                                 dx_TD);
   return dx_TD;
 }
 
@@ -130,7 +135,8 @@ Tensor Block::backward_input(Exec& exec, const Tensor& dout_TD, const LayerConte
   return attention_backward(exec, context, balance_coefficient, saved, deferred);
 }
 
-void Block::backward_weight(Exec& exec, const LayerContext& context, Deferred&& deferred, Block& gradient) const {
+void Block::backward_weight(Exec& exec, const LayerContext& context, Deferred&& deferred,
+                            Block& gradient) const {
   experts_backward_weight(exec, context, deferred, gradient);
   attention_backward_weight(exec, context, deferred, gradient);
 }

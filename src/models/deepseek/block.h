@@ -1,6 +1,6 @@
-// A transformer block, cut where V3 cuts it: attention, dispatch, experts, combine (report §3.2). Backward mirrors the
-// phases, with the gradients of inputs (B) and of weights (W) apart. Whoever runs a block (one device in order, a pipeline
-// overlapping two chunks, the planner pricing them) uses these phases.
+// A transformer block, cut where V3 cuts it: attention, dispatch, experts, combine (report §3.2). Backward
+// mirrors the phases, with the gradients of inputs (B) and of weights (W) apart. Whoever runs a block (one
+// device in order, a pipeline overlapping two chunks, the planner pricing them) uses these phases.
 //
 // T rows, D hidden, R expert rows, K experts a token.
 #pragma once
@@ -15,9 +15,9 @@ namespace moray::deepseek {
 
 // What the routers report beside their results, for one MoE layer.
 struct RoutingStats {
-  double balance_loss = 0;     // Σ over samples of Σ_i f_i P_i
-  std::vector<int64_t> load;   // tokens each expert got
-  Tensor fixed_ids_TK;         // when defined: route so (gradient checks, replay); otherwise choose
+  double balance_loss = 0;    // Σ over samples of Σ_i f_i P_i
+  std::vector<int64_t> load;  // tokens each expert got
+  Tensor fixed_ids_TK;        // when defined: route so (gradient checks, replay); otherwise choose
 };
 
 struct Block {
@@ -50,8 +50,8 @@ struct Block {
     Tensor dout_TD, dy_RD, dx_RD, du_TD, drouter_gate_R;
   };
 
-  // F. attention: norm, MLA, residual, norm, router. dispatch: rows to experts. experts: routed and shared MLPs.
-  // combine: weighted sum of the experts' rows + shared + residual; returns the block's output.
+  // F. attention: norm, MLA, residual, norm, router. dispatch: rows to experts. experts: routed and shared
+  // MLPs. combine: weighted sum of the experts' rows + shared + residual; returns the block's output.
   void attention_forward(Exec&, const Tensor& x_TD, const LayerContext&, Saved&, RoutingStats&) const;
   void dispatch_forward(Exec&, const LayerContext&, Saved&) const;
   void experts_forward(Exec&, Saved&) const;
@@ -69,8 +69,8 @@ struct Block {
 
   // All phases in order.
   Tensor forward(Exec&, const Tensor& x_TD, const LayerContext&, Saved&, RoutingStats&) const;
-  Tensor backward_input(Exec&, const Tensor& dout_TD, const LayerContext&, double balance_coefficient, Saved&&,
-                        Deferred&) const;
+  Tensor backward_input(Exec&, const Tensor& dout_TD, const LayerContext&, double balance_coefficient,
+                        Saved&&, Deferred&) const;
   void backward_weight(Exec&, const LayerContext&, Deferred&&, Block& gradient) const;
 
   void visit(const std::string& prefix, const ParameterVisitor&);

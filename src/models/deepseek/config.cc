@@ -29,7 +29,8 @@ struct JsonObject {
     if (found == object.end() || found->is_null()) return fallback;
     try {
       if constexpr (std::is_same_v<T, int64_t>)
-        if (!found->is_number_integer()) fail("{}: '{}' is {}, expected an integer", source, key, found->dump());
+        if (!found->is_number_integer())
+          fail("{}: '{}' is {}, expected an integer", source, key, found->dump());
       return found->get<T>();
     } catch (const Json::exception&) {
       fail("{}: '{}' has the wrong type: {}", source, key, found->dump());
@@ -63,7 +64,8 @@ void expect_at_least(const char* key, int64_t value, int64_t least) {
 }  // namespace
 
 RouterConfig ModelConfig::router() const {
-  return {scoring_func, n_group, topk_group, num_experts_per_tok, norm_topk_prob, routed_scaling_factor, is_v3()};
+  return {scoring_func,          n_group, topk_group, num_experts_per_tok, norm_topk_prob,
+          routed_scaling_factor, is_v3()};
 }
 
 MlaShape ModelConfig::mla() const {
@@ -84,7 +86,8 @@ void ModelConfig::validate() const {
   expect_at_least("v_head_dim", v_head_dim, 1);
   expect_at_least("max_position_embeddings", max_position_embeddings, 1);
   expect_at_least("num_nextn_predict_layers", num_nextn_predict_layers, 0);
-  if (qk_rope_head_dim % 2 != 0) fail("model.qk_rope_head_dim is {}, expected an even number", qk_rope_head_dim);
+  if (qk_rope_head_dim % 2 != 0)
+    fail("model.qk_rope_head_dim is {}, expected an even number", qk_rope_head_dim);
   if (first_k_dense_replace > 0) expect_at_least("intermediate_size", intermediate_size, 1);
   if (first_k_dense_replace < num_hidden_layers || num_nextn_predict_layers > 0) {
     expect_at_least("moe_intermediate_size", moe_intermediate_size, 1);
@@ -103,7 +106,8 @@ void ModelConfig::validate() const {
   if (!(rope_theta > 1)) fail("model.rope_theta is {}, expected more than 1", rope_theta);
   if (!(rms_norm_eps > 0)) fail("model.rms_norm_eps is {}, expected more than 0", rms_norm_eps);
   if (rope_scaling) {
-    if (!(rope_scaling->factor >= 1)) fail("model.rope_scaling.factor is {}, expected at least 1", rope_scaling->factor);
+    if (!(rope_scaling->factor >= 1))
+      fail("model.rope_scaling.factor is {}, expected at least 1", rope_scaling->factor);
     if (!(rope_scaling->beta_fast > 0) || !(rope_scaling->beta_slow > 0))
       fail("model.rope_scaling: beta_fast and beta_slow must be positive");
     if (rope_scaling->original_max_position_embeddings < 1)
@@ -114,8 +118,12 @@ void ModelConfig::validate() const {
 
 ModelConfig ModelConfig::from_recipe(Config& recipe) {
   ModelConfig model;
-  const auto integer = [&](const char* key, int64_t& field) { field = recipe.integer("model." + std::string(key), field); };
-  const auto number = [&](const char* key, double& field) { field = recipe.number("model." + std::string(key), field); };
+  const auto integer = [&](const char* key, int64_t& field) {
+    field = recipe.integer("model." + std::string(key), field);
+  };
+  const auto number = [&](const char* key, double& field) {
+    field = recipe.number("model." + std::string(key), field);
+  };
   integer("vocab_size", model.vocab_size);
   integer("hidden_size", model.hidden_size);
   integer("num_hidden_layers", model.num_hidden_layers);
@@ -168,7 +176,8 @@ ModelConfig ModelConfig::from_json(const std::string& text, const std::string& s
   const std::string type = json.get<std::string>("model_type", "");
   if (type != "deepseek_v3" && type != "deepseek_v2" && type != "kimi_k2")
     fail("{}: model_type is '{}', known are deepseek_v3, deepseek_v2 and kimi_k2", source, type);
-  if (json.get<bool>("tie_word_embeddings", false)) fail("{}: tie_word_embeddings is true, which no such model has", source);
+  if (json.get<bool>("tie_word_embeddings", false))
+    fail("{}: tie_word_embeddings is true, which no such model has", source);
   if (const auto act = json.get<std::string>("hidden_act", "silu"); act != "silu")
     fail("{}: hidden_act is '{}', expected 'silu'", source, act);
   model.vocab_size = json.require<int64_t>("vocab_size");
@@ -209,7 +218,8 @@ ModelConfig ModelConfig::from_json(const std::string& text, const std::string& s
   return model;
 }
 
-std::string ModelConfig::to_json(const std::string& torch_dtype, int64_t bos_token_id, int64_t eos_token_id) const {
+std::string ModelConfig::to_json(const std::string& torch_dtype, int64_t bos_token_id,
+                                 int64_t eos_token_id) const {
   Json json;
   json["architectures"] = {is_v3() ? "DeepseekV3ForCausalLM" : "DeepseekV2ForCausalLM"};
   json["model_type"] = is_v3() ? "deepseek_v3" : "deepseek_v2";
@@ -239,13 +249,14 @@ std::string ModelConfig::to_json(const std::string& torch_dtype, int64_t bos_tok
   json["rope_theta"] = rope_theta;
   json["rope_scaling"] = nullptr;
   if (rope_scaling)
-    json["rope_scaling"] = {{"type", "yarn"},
-                            {"factor", rope_scaling->factor},
-                            {"beta_fast", rope_scaling->beta_fast},
-                            {"beta_slow", rope_scaling->beta_slow},
-                            {"mscale", rope_scaling->mscale},
-                            {"mscale_all_dim", rope_scaling->mscale_all_dim},
-                            {"original_max_position_embeddings", rope_scaling->original_max_position_embeddings}};
+    json["rope_scaling"] = {
+        {"type", "yarn"},
+        {"factor", rope_scaling->factor},
+        {"beta_fast", rope_scaling->beta_fast},
+        {"beta_slow", rope_scaling->beta_slow},
+        {"mscale", rope_scaling->mscale},
+        {"mscale_all_dim", rope_scaling->mscale_all_dim},
+        {"original_max_position_embeddings", rope_scaling->original_max_position_embeddings}};
   json["rms_norm_eps"] = rms_norm_eps;
   json["max_position_embeddings"] = max_position_embeddings;
   json["num_nextn_predict_layers"] = num_nextn_predict_layers;
@@ -277,14 +288,16 @@ ParameterCounts count_parameters(const ModelConfig& model) {
   const int64_t expert = 3 * hidden * model.moe_intermediate_size;
   const int64_t router = hidden * model.n_routed_experts, bias = model.is_v3() ? model.n_routed_experts : 0;
   const int64_t moe_total = attention + router + expert * (model.n_routed_experts + model.n_shared_experts);
-  const int64_t moe_active = attention + router + expert * (model.num_experts_per_tok + model.n_shared_experts);
+  const int64_t moe_active =
+      attention + router + expert * (model.num_experts_per_tok + model.n_shared_experts);
   const int64_t dense = attention + 3 * hidden * model.intermediate_size;
   const int64_t dense_layers = std::min(model.first_k_dense_replace, model.num_hidden_layers);
   const int64_t moe_layers = model.num_hidden_layers - dense_layers;
   const int64_t table = model.vocab_size * hidden;
 
   ParameterCounts counts;
-  counts.total = 2 * table + hidden + dense_layers * (dense + norms) + moe_layers * (moe_total + norms + bias);
+  counts.total =
+      2 * table + hidden + dense_layers * (dense + norms) + moe_layers * (moe_total + norms + bias);
   counts.active_matmul = table + dense_layers * dense + moe_layers * moe_active;
   counts.active = counts.active_matmul + table + hidden + model.num_hidden_layers * norms + moe_layers * bias;
   counts.mtp = model.num_nextn_predict_layers * (moe_total + norms + bias + 2 * hidden * hidden + 3 * hidden);

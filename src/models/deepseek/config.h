@@ -51,10 +51,11 @@ struct ModelConfig {
 
 // Numbers of parameters. The MTP modules' own are counted apart; they share embedding and head.
 struct ParameterCounts {
-  int64_t total = 0;             // main model
-  int64_t active = 0;            // used for one token: shared and chosen experts, embedding and head included
-  int64_t active_matmul = 0;     // of those, what a token is multiplied with (no embedding, no norms), head included
-  int64_t mtp = 0;               // unique to the MTP modules
+  int64_t total = 0;   // main model
+  int64_t active = 0;  // used for one token: shared and chosen experts, embedding and head included
+  int64_t active_matmul =
+      0;            // of those, what a token is multiplied with (no embedding, no norms), head included
+  int64_t mtp = 0;  // unique to the MTP modules
 };
 ParameterCounts count_parameters(const ModelConfig&);
 

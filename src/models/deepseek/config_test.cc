@@ -12,8 +12,8 @@ ModelConfig read(const char* name) {
   return ModelConfig::from_recipe(recipe);
 }
 
-// Facts §1: 671B parameters, 37B active (36.62B multiplied per token with the head; 37.55B with the embedding), the MTP
-// module adds 11.5B (published in round numbers: its tensors add up to 11.61B).
+// Facts §1: 671B parameters, 37B active (36.62B multiplied per token with the head; 37.55B with the
+// embedding), the MTP module adds 11.5B (published in round numbers: its tensors add up to 11.61B).
 TEST(ParameterCounts, OfV3) {
   const ParameterCounts counts = count_parameters(read("v3.toml"));
   EXPECT_NEAR(static_cast<double>(counts.total) / 1e9, 671.0, 0.1);

@@ -114,12 +114,18 @@ Model allocate_gradients(const Exec& exec, Model& model, int64_t gradient_groups
       case ParameterKind::matrix:
         tensor = exec.zeros({gradient_groups, tensor.extent(0), tensor.extent(1)});
         break;
-      case ParameterKind::vector: tensor = exec.zeros({gradient_groups, tensor.extent(0)}); break;
+      case ParameterKind::vector:
+        tensor = exec.zeros({gradient_groups, tensor.extent(0)});
+        break;
       case ParameterKind::table:
         tensor = exec.zeros({uses * gradient_groups, tensor.extent(0), tensor.extent(1)});
         break;
-      case ParameterKind::experts: tensor = exec.zeros(tensor.shape()); break;
-      case ParameterKind::buffer: tensor = {}; break;
+      case ParameterKind::experts:
+        tensor = exec.zeros(tensor.shape());
+        break;
+      case ParameterKind::buffer:
+        tensor = {};
+        break;
     }
   });
   return gradients;
@@ -133,14 +139,15 @@ std::vector<NamedWeight> named_weights(Model& model) {
       continue;
     }
     for (int64_t expert = 0; expert < parameter.tensor->extent(0); ++expert)
-      weights.push_back({fmt::format(fmt::runtime(parameter.name), expert), parameter.tensor->row(expert),
-                         parameter.kind});
+      weights.push_back(
+          {fmt::format(fmt::runtime(parameter.name), expert), parameter.tensor->row(expert), parameter.kind});
   }
   return weights;
 }
 
 RopeTable make_rope_table(const Exec& exec, const ModelConfig& config, int64_t positions) {
-  return moray::make_rope_table(exec, positions, config.qk_rope_head_dim, config.rope_theta, config.rope_scaling);
+  return moray::make_rope_table(exec, positions, config.qk_rope_head_dim, config.rope_theta,
+                                config.rope_scaling);
 }
 
 Tensor hidden_states(Exec& exec, const Model& model, const Tensor& ids_T, const SampleRows& rows,

@@ -21,8 +21,8 @@ struct Model {
 // Weights uninitialised, of exec's dtype.
 Model allocate_model(const Exec&, const ModelConfig&);
 
-// N(0, initializer_range²) for matrices, 1 for norms, 0 for the balance bias. A tensor's numbers depend on the seed and
-// its Hugging Face name alone.
+// N(0, initializer_range²) for matrices, 1 for norms, 0 for the balance bias. A tensor's numbers depend on
+// the seed and its Hugging Face name alone.
 void initialize(const Exec&, Model&, uint64_t seed);
 
 // A tree of zeros that backward passes add into (shapes: nn/parameters.h).

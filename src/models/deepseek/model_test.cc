@@ -34,7 +34,8 @@ ModelConfig tiny_v3() {
   config.qk_nope_head_dim = 4;
   config.qk_rope_head_dim = 4;
   config.v_head_dim = 3;
-  config.rope_scaling = YarnConfig{.factor = 4, .mscale = 1, .mscale_all_dim = 1, .original_max_position_embeddings = 8};
+  config.rope_scaling =
+      YarnConfig{.factor = 4, .mscale = 1, .mscale_all_dim = 1, .original_max_position_embeddings = 8};
   config.num_nextn_predict_layers = 2;
   config.initializer_range = 0.3;
   return config;
@@ -115,7 +116,8 @@ struct Fixture {
     for (RoutingStats& routing : stats.routing) routing.balance_loss = 0;
     forward_loss(exec, model, batch, rope, stats);
     double total = scales.main * stats.loss_sums[0];
-    for (size_t depth = 1; depth < stats.loss_sums.size(); ++depth) total += scales.mtp * stats.loss_sums[depth];
+    for (size_t depth = 1; depth < stats.loss_sums.size(); ++depth)
+      total += scales.mtp * stats.loss_sums[depth];
     for (const RoutingStats& routing : stats.routing) total += scales.balance * routing.balance_loss;
     return total;
   }
@@ -132,13 +134,15 @@ Tensor total_gradient(Fixture& fixture, const Parameter& weight, const Parameter
 
 std::vector<NamedGradient> gradients_of(Fixture& fixture) {
   fixture.fix_routing();
-  forward_backward(fixture.exec, fixture.model, fixture.batch, fixture.scales, fixture.rope, fixture.gradients,
-                   fixture.stats);
+  forward_backward(fixture.exec, fixture.model, fixture.batch, fixture.scales, fixture.rope,
+                   fixture.gradients, fixture.stats);
   std::vector<NamedGradient> list;
-  const std::vector<Parameter> weights = list_parameters(fixture.model), gradients = list_parameters(fixture.gradients);
+  const std::vector<Parameter> weights = list_parameters(fixture.model),
+                               gradients = list_parameters(fixture.gradients);
   for (size_t i = 0; i < weights.size(); ++i)
     if (weights[i].kind != ParameterKind::buffer)
-      list.push_back({weights[i].name, *weights[i].tensor, total_gradient(fixture, weights[i], gradients[i])});
+      list.push_back(
+          {weights[i].name, *weights[i].tensor, total_gradient(fixture, weights[i], gradients[i])});
   return list;
 }
 
@@ -152,7 +156,8 @@ TEST_P(ModelGradients, EqualCentralDifferences) {
   Fixture fixture(config(), Device::reference, DType::f64);
   const std::vector<NamedGradient> gradients = gradients_of(fixture);
   // Small steps: the balance loss counts who is among the top experts, which must not change under them.
-  expect_gradients(gradients, [&] { return fixture.loss(); }, 1e-6, {.step = 1e-3, .max_elements = 12, .directions = 2});
+  expect_gradients(gradients, [&] { return fixture.loss(); }, 1e-6,
+                   {.step = 1e-3, .max_elements = 12, .directions = 2});
 }
 
 TEST_P(ModelGradients, OfTheFastKernelsEqualFloat64) {
@@ -180,7 +185,8 @@ TEST(ModelGradients, AMistakeIsFound) {
   const std::vector<NamedGradient> gradients = gradients_of(fixture);
   fixture.scales.balance *= 2;  // the loss is now another function than the one whose gradient was taken
   bool found = false;
-  for (const GradientError& error : check_gradients(gradients, [&] { return fixture.loss(); }, {.step = 1e-3, .max_elements = 4, .directions = 1}))
+  for (const GradientError& error : check_gradients(gradients, [&] { return fixture.loss(); },
+                                                    {.step = 1e-3, .max_elements = 4, .directions = 1}))
     found = found || error.error > 1e-6;
   EXPECT_TRUE(found);
 }
@@ -193,11 +199,12 @@ TEST(Model, NamesAreHuggingFaces) {
   std::vector<std::string> names;
   for (const NamedWeight& weight : named_weights(model)) names.push_back(weight.name);
   for (const char* name :
-       {"model.embed_tokens.weight", "model.layers.0.mlp.gate_proj.weight", "model.layers.0.self_attn.q_a_proj.weight",
-        "model.layers.1.self_attn.kv_a_proj_with_mqa.weight", "model.layers.1.mlp.gate.e_score_correction_bias",
-        "model.layers.1.mlp.experts.7.down_proj.weight", "model.layers.1.mlp.shared_experts.up_proj.weight",
-        "model.layers.2.eh_proj.weight", "model.layers.3.shared_head.norm.weight",
-        "model.layers.3.mlp.experts.0.gate_proj.weight", "model.norm.weight", "lm_head.weight"})
+       {"model.embed_tokens.weight", "model.layers.0.mlp.gate_proj.weight",
+        "model.layers.0.self_attn.q_a_proj.weight", "model.layers.1.self_attn.kv_a_proj_with_mqa.weight",
+        "model.layers.1.mlp.gate.e_score_correction_bias", "model.layers.1.mlp.experts.7.down_proj.weight",
+        "model.layers.1.mlp.shared_experts.up_proj.weight", "model.layers.2.eh_proj.weight",
+        "model.layers.3.shared_head.norm.weight", "model.layers.3.mlp.experts.0.gate_proj.weight",
+        "model.norm.weight", "lm_head.weight"})
     EXPECT_EQ(std::count(names.begin(), names.end(), name), 1) << name;
 }
 

@@ -4,8 +4,8 @@
 
 namespace moray::deepseek {
 
-Tensor MtpModule::forward(Exec& exec, const Tensor& h_TD, const Tensor& embedding_TD, const LayerContext& context,
-                          Saved& saved, RoutingStats& stats) const {
+Tensor MtpModule::forward(Exec& exec, const Tensor& h_TD, const Tensor& embedding_TD,
+                          const LayerContext& context, Saved& saved, RoutingStats& stats) const {
   const Tensor embedding_normed = enorm.forward(exec, embedding_TD, saved.enorm);
   const Tensor h_normed = hnorm.forward(exec, h_TD, saved.hnorm);
   const Tensor both = exec.empty({h_TD.extent(0), 2 * h_TD.extent(1)});
@@ -20,8 +20,8 @@ Tensor MtpModule::backward_input(Exec& exec, const Tensor& dout_TD, const LayerC
                                  const Tensor& dh_TD) const {
   const Tensor dblock = shared_head_norm.backward_input(exec, dout_TD, std::move(saved.shared_head_norm),
                                                         deferred.shared_head_norm);
-  const Tensor dx_TD = block.backward_input(exec, dblock, context, balance_coefficient, std::move(saved.block),
-                                            deferred.block);
+  const Tensor dx_TD = block.backward_input(exec, dblock, context, balance_coefficient,
+                                            std::move(saved.block), deferred.block);
   const Tensor dboth = eh_proj.backward_input(exec, dx_TD, std::move(saved.eh_proj), deferred.eh_proj);
   const Tensor dembedding_normed = exec.empty(dh_TD.shape()), dh_normed = exec.empty(dh_TD.shape());
   split_columns(exec, dboth, dembedding_normed, dh_normed);

@@ -1,5 +1,5 @@
-// Multi-token prediction (report §2.2): depth k predicts the token k + 1 ahead from the state of depth k − 1 and the
-// embedding of the token k ahead, with one block of its own and the main model's embedding and head.
+// Multi-token prediction (report §2.2): depth k predicts the token k + 1 ahead from the state of depth k − 1
+// and the embedding of the token k ahead, with one block of its own and the main model's embedding and head.
 //
 // T rows, D hidden.
 #pragma once
@@ -9,8 +9,8 @@
 namespace moray::deepseek {
 
 struct MtpModule {
-  RmsNorm enorm, hnorm;   // of the embedding and of the incoming state
-  Linear eh_proj;         // [D, 2·D]; the embedding half comes first (the weights decide, not the report)
+  RmsNorm enorm, hnorm;  // of the embedding and of the incoming state
+  Linear eh_proj;        // [D, 2·D]; the embedding half comes first (the weights decide, not the report)
   Block block;
   RmsNorm shared_head_norm;
 
@@ -25,13 +25,13 @@ struct MtpModule {
     Block::Deferred block;
   };
 
-  // h_TD: the main model's state after its final norm, or the state after the previous depth's shared_head_norm.
-  // Returns the state after this depth's shared_head_norm, ready for the head.
+  // h_TD: the main model's state after its final norm, or the state after the previous depth's
+  // shared_head_norm. Returns the state after this depth's shared_head_norm, ready for the head.
   Tensor forward(Exec&, const Tensor& h_TD, const Tensor& embedding_TD, const LayerContext&, Saved&,
                  RoutingStats&) const;
   // Adds the gradient of h to dh_TD and returns that of the embedding.
-  Tensor backward_input(Exec&, const Tensor& dout_TD, const LayerContext&, double balance_coefficient, Saved&&,
-                        Deferred&, const Tensor& dh_TD) const;
+  Tensor backward_input(Exec&, const Tensor& dout_TD, const LayerContext&, double balance_coefficient,
+                        Saved&&, Deferred&, const Tensor& dh_TD) const;
   void backward_weight(Exec&, const LayerContext&, Deferred&&, MtpModule& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
 };

@@ -40,8 +40,9 @@ std::vector<Tensor> forward_states(Exec& exec, const Model& model, const MicroBa
   }
   std::vector<Tensor> states{model.norm.forward(exec, x_TD, saved.norm)};
   for (size_t depth = 0; depth < model.mtp.size(); ++depth)
-    states.push_back(model.mtp[depth].forward(exec, states.back(), embed(exec, model, batch.shifted_T[depth + 1]),
-                                              context, saved.mtp[depth], stats.routing[moe_layer++]));
+    states.push_back(model.mtp[depth].forward(exec, states.back(),
+                                              embed(exec, model, batch.shifted_T[depth + 1]), context,
+                                              saved.mtp[depth], stats.routing[moe_layer++]));
   return states;
 }
 
@@ -65,8 +66,10 @@ BatchStats make_batch_stats(const ModelConfig& config) {
   BatchStats stats;
   stats.loss_sums.resize(static_cast<size_t>(1 + config.num_nextn_predict_layers));
   const int64_t dense = std::min(config.first_k_dense_replace, config.num_hidden_layers);
-  stats.routing.resize(static_cast<size_t>(config.num_hidden_layers - dense + config.num_nextn_predict_layers));
-  for (RoutingStats& routing : stats.routing) routing.load.resize(static_cast<size_t>(config.n_routed_experts));
+  stats.routing.resize(
+      static_cast<size_t>(config.num_hidden_layers - dense + config.num_nextn_predict_layers));
+  for (RoutingStats& routing : stats.routing)
+    routing.load.resize(static_cast<size_t>(config.n_routed_experts));
   return stats;
 }
 
@@ -82,8 +85,8 @@ void forward_backward(Exec& exec, const Model& model, const MicroBatch& batch, c
   for (size_t depth = 0; depth < states.size(); ++depth) {
     const Tensor loss_T = exec.empty({batch.rows.rows()});
     dstates.push_back(exec.empty(states[depth].shape()));
-    cross_entropy_forward_backward(exec, states[depth], model.lm_head_VD, batch.shifted_T[depth + 1], batch.rows,
-                                   depth == 0 ? scales.main : scales.mtp, loss_T, dstates[depth],
+    cross_entropy_forward_backward(exec, states[depth], model.lm_head_VD, batch.shifted_T[depth + 1],
+                                   batch.rows, depth == 0 ? scales.main : scales.mtp, loss_T, dstates[depth],
                                    accumulators_of_use(gradients.lm_head_VD, depth, groups));
     add_each(loss_T, stats.loss_sums[depth]);
   }
@@ -104,8 +107,8 @@ void forward_backward(Exec& exec, const Model& model, const MicroBatch& batch, c
   model.norm.backward_weight(exec, std::move(norm_deferred), batch.rows, gradients.norm);
   for (size_t layer = model.layers.size(); layer-- > 0;) {
     Block::Deferred deferred;
-    dx_TD = model.layers[layer].backward_input(exec, dx_TD, context, scales.balance, std::move(saved.layers[layer]),
-                                               deferred);
+    dx_TD = model.layers[layer].backward_input(exec, dx_TD, context, scales.balance,
+                                               std::move(saved.layers[layer]), deferred);
     model.layers[layer].backward_weight(exec, context, std::move(deferred), gradients.layers[layer]);
   }
   embedding_backward_weight(exec, dx_TD, batch.shifted_T[0], batch.rows,
@@ -115,7 +118,8 @@ void forward_backward(Exec& exec, const Model& model, const MicroBatch& batch, c
 void forward_loss(Exec& exec, const Model& model, const MicroBatch& batch, const RopeTable& rope,
                   BatchStats& stats) {
   SavedModel saved;
-  const std::vector<Tensor> states = forward_states(exec, model, batch, context_of(batch, rope), stats, saved);
+  const std::vector<Tensor> states =
+      forward_states(exec, model, batch, context_of(batch, rope), stats, saved);
   for (size_t depth = 0; depth < states.size(); ++depth) {
     const Tensor loss_T = exec.empty({batch.rows.rows()});
     cross_entropy_forward(exec, states[depth], model.lm_head_VD, batch.shifted_T[depth + 1], loss_T);

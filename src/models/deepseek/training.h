@@ -7,8 +7,8 @@
 
 namespace moray::deepseek {
 
-// Samples of L + 1 + depths tokens each, as shifted inputs and targets: shifted_T[j] holds tokens j .. j + L of every
-// sample. Depth d (0: the main model) embeds shifted[d] and predicts shifted[d + 1].
+// Samples of L + 1 + depths tokens each, as shifted inputs and targets: shifted_T[j] holds tokens j .. j + L
+// of every sample. Depth d (0: the main model) embeds shifted[d] and predicts shifted[d + 1].
 struct MicroBatch {
   SampleRows rows;
   std::vector<Tensor> shifted_T;  // 2 + depths tensors, i32 [S·L]
@@ -24,14 +24,14 @@ struct LossScales {
 
 // Sums over the micro-batches of one batch, in order.
 struct BatchStats {
-  std::vector<double> loss_sums;       // main, then one a depth; plain sums of token losses
-  std::vector<RoutingStats> routing;   // one a MoE layer, the MTP modules' last
+  std::vector<double> loss_sums;      // main, then one a depth; plain sums of token losses
+  std::vector<RoutingStats> routing;  // one a MoE layer, the MTP modules' last
 };
 BatchStats make_batch_stats(const ModelConfig&);
 
 // F, B and W of everything, in order. Adds to gradients and stats.
-void forward_backward(Exec&, const Model&, const MicroBatch&, const LossScales&, const RopeTable&, Model& gradients,
-                      BatchStats&);
+void forward_backward(Exec&, const Model&, const MicroBatch&, const LossScales&, const RopeTable&,
+                      Model& gradients, BatchStats&);
 
 // Losses alone; adds to stats.
 void forward_loss(Exec&, const Model&, const MicroBatch&, const RopeTable&, BatchStats&);
