@@ -3,7 +3,6 @@
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/pieces.h"
-#include "backend/cpu/targets.h"
 #include "base/math.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -13,7 +13,6 @@
 #include "backend/cpu/attention.h"
 #include "backend/cpu/pieces.h"
 #include "backend/cpu/scratch.h"
-#include "backend/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attention_backward.cc"

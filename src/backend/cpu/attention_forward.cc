@@ -5,7 +5,6 @@
 // vertical.
 #include "backend/cpu/attention.h"
 #include "backend/cpu/scratch.h"
-#include "backend/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attention_forward.cc"

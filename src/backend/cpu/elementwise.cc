@@ -5,7 +5,6 @@
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/pieces.h"
-#include "backend/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/elementwise.cc"

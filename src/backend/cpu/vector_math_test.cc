@@ -1,6 +1,5 @@
 // Every function against double-precision libm, in units in the last place, and AVX2 against AVX-512 bit for
 // bit.
-#include "backend/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/vector_math_test.cc"
