@@ -21,7 +21,20 @@ std::string Shape::to_string() const {
   return text + "]";
 }
 
+namespace {
+// No machine has this much memory; below it, products of extents and element sizes stay within 64 bits.
+constexpr int64_t kMostElements = int64_t{1} << 56;
+
+void expect_countable(const Shape& shape) {
+  int64_t product = 1;
+  for (int64_t extent : shape.extents())
+    if (__builtin_mul_overflow(product, extent, &product) || product > kMostElements)
+      fail("out of memory: a tensor of shape {}", shape.to_string());
+}
+}  // namespace
+
 Tensor Tensor::empty(Allocator& allocator, Shape shape, DType dtype) {
+  expect_countable(shape);
   Tensor tensor;
   tensor.shape_ = shape;
   tensor.dtype_ = dtype;

@@ -14,6 +14,7 @@
 #include "report/tensorboard.h"
 #include "train/evaluate.h"
 #include "train/model_folder.h"
+#include "train/run_folder.h"
 #include "train/train_state.h"
 
 namespace moray {
@@ -30,14 +31,21 @@ int64_t peak_memory_bytes() {
   return int64_t{usage.ru_maxrss} * 1024;
 }
 
-// While alive, SIGINT and SIGTERM set a flag instead of ending the process; each a second time ends it.
+// While alive, the first SIGINT or SIGTERM sets a flag instead of ending the process; the second ends it.
 class StopRequest {
  public:
   StopRequest() {
     flag = 0;
     struct sigaction action {};
-    action.sa_handler = [](int) { flag = 1; };
-    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+    action.sa_handler = [](int signal) {
+      if (flag == 0) {
+        flag = 1;
+      } else {
+        ::signal(signal, SIG_DFL);
+        ::raise(signal);
+      }
+    };
+    action.sa_flags = SA_RESTART;
     ::sigaction(SIGINT, &action, &old_interrupt_);
     ::sigaction(SIGTERM, &action, &old_terminate_);
   }
@@ -73,6 +81,7 @@ class Run {
         recipe_toml_(config.resolved()),
         options_(options),
         dataset_(open_dataset()),
+        lock_(options_.folder),
         trainer_(exec, recipe_.model, recipe_.train),
         source_([this](uint64_t n, std::span<int32_t> tokens, std::span<int32_t> starts) {
           const int64_t length = recipe_.train.sequence_length;
@@ -84,9 +93,10 @@ class Run {
     total_steps_ = trainer_.total_steps();
     const int64_t start_step = trainer_.counters().step;
     MetricsWriter metrics(options_.folder, start_step, total_steps_);
+    if (start_step > 0) recall_losses();
     TensorBoardWriter tensorboard(options_.folder, start_step);
-    announce();
     StopRequest stop;
+    announce();
     Progress progress("train", recipe_.train.tokens, "tokens", trainer_.counters().tokens);
     while (!trainer_.finished() && !stop.made()) {
       const StepMetrics row = step();
@@ -118,25 +128,39 @@ class Run {
   fs::path checkpoints() const { return options_.folder / "checkpoints"; }
 
   void prepare_folder() {
-    const std::optional<fs::path> latest = latest_checkpoint(checkpoints());
-    if (!options_.resume && (latest || fs::exists(options_.folder / "metrics.jsonl")))
+    if (!options_.resume && (!list_checkpoints(checkpoints()).empty() || fs::exists(options_.folder / "metrics.jsonl")))
       fail("{}: already holds a run; go on with --resume, or choose another folder with --run",
            options_.folder.string());
-    std::error_code error;
-    fs::create_directories(options_.folder, error);
-    if (error) fail("{}: cannot create the folder: {}", options_.folder.string(), error.message());
-    if (latest) {
-      const Checkpoint checkpoint = open_checkpoint(*latest);
-      restore_training(trainer_, checkpoint);
+    std::optional<Checkpoint> newest;
+    if (options_.resume) newest = open_newest_checkpoint(checkpoints());
+    if (newest) {
+      expect_same_tokenizer(newest->path() / "model");
+      restore_training(trainer_, *newest);
       saved_step_ = trainer_.counters().step;
-      summary_.checkpoint = *latest;
-      log::info("resuming from {}", latest->string());
+      summary_.checkpoint = newest->path();
+      log::info("resuming from {}", newest->path().string());
     } else if (!options_.init.empty()) {
+      expect_same_tokenizer(options_.init);
       read_weights(SafetensorsFolder(options_.init), trainer_.model());
       trainer_.restart_average();
       log::info("weights from {}", options_.init.string());
     }
     write_file_atomically(options_.folder / "recipe.toml", recipe_toml_);
+  }
+
+  // Weights mean something with the tokenizer they were trained with alone. A folder may come without one.
+  void expect_same_tokenizer(const fs::path& model_folder) const {
+    const fs::path path = model_folder / "tokenizer.json";
+    if (fs::exists(path) && Tokenizer::read(path).checksum() != dataset_.tokenizer().checksum())
+      fail("{}: another tokenizer than that of the dataset {}", path.string(), recipe_.data.dataset);
+  }
+
+  // The losses of the steps before a resume, in case none is left to do.
+  void recall_losses() {
+    for (const StepMetrics& row : read_metrics(options_.folder / "metrics.jsonl")) {
+      summary_.loss = row.loss;
+      if (row.validation_loss) summary_.validation_loss = row.validation_loss;
+    }
   }
 
   // Tells what is about to happen, with an estimate of the time from one micro-batch whose result is thrown away.
@@ -215,14 +239,14 @@ class Run {
   static std::string progress_detail(const StepMetrics& row) {
     double worst = 0;
     for (double balance : row.balance) worst = std::max(worst, balance);
-    return fmt::format("step {}  loss {:.3f}  {:.1f}k tokens/s  balance {:.2f}", row.step, row.loss,
-                       row.tokens_per_second / 1000, worst);
+    return fmt::format("step {}  loss {:.3f}  balance {:.2f}", row.step, row.loss, worst);
   }
 
   Recipe recipe_;
   std::string recipe_toml_;
   RunOptions options_;
   Dataset dataset_;
+  RunFolderLock lock_;
   Trainer trainer_;
   SampleSource source_;
   RunSummary summary_;
