@@ -39,10 +39,7 @@ title "3. Training: a small DeepSeek-V3 (MLA, shared and routed experts, balance
 settings=(--set "data.dataset=$work/dataset")
 if [[ -n ${DEMO_TOKENS:-} ]]; then
   [[ $DEMO_TOKENS =~ ^[1-9][0-9]*$ ]] || { echo "demo: DEMO_TOKENS=$DEMO_TOKENS: not a number of tokens" >&2; exit 1; }
-  # The recipe's schedule, stretched: a twentieth of warm-up, then cosine.
-  warm_up="{ until_tokens = $((DEMO_TOKENS / 20)), shape = \"linear\", to = 3e-3 }"
-  decay="{ until_tokens = $DEMO_TOKENS, shape = \"cosine\", to = 3e-4 }"
-  settings+=(--set "train.tokens=$DEMO_TOKENS" --set "train.learning_rate=[$warm_up, $decay]")
+  settings+=(--set "train.tokens=$DEMO_TOKENS")
 fi
 "$moray" train "$recipe" "${settings[@]}" --run "$run" --resume
 

@@ -27,15 +27,20 @@ double window_nats(Exec& exec, const deepseek::Model& model, const RopeTable& ro
   std::copy(all + 1, all + 1 + windows * length, targets_T.data<int32_t>());
   const SampleRows rows{.samples = windows, .rows_per_sample = length};
   const Tensor loss_T = exec.empty({windows * length});
-  cross_entropy_forward(exec, hidden_states(exec, model, ids_T, rows, rope), model.lm_head_VD, targets_T, loss_T);
+  cross_entropy_forward(exec, hidden_states(exec, model, ids_T, rows, rope), model.lm_head_VD, targets_T,
+                        loss_T);
   double nats = 0;
   for (float loss : loss_T.span<float>()) nats += loss;
   return nats;
 }
 }  // namespace
 
-double Evaluation::perplexity() const { return std::exp(loss()); }
-double Evaluation::bits_per_byte(uint64_t bytes) const { return nats / kLn2 / static_cast<double>(bytes); }
+double Evaluation::perplexity() const {
+  return std::exp(loss());
+}
+double Evaluation::bits_per_byte(uint64_t bytes) const {
+  return nats / kLn2 / static_cast<double>(bytes);
+}
 
 Evaluation evaluate(Exec& exec, const deepseek::Model& model, const RopeTable& rope, const TokenReader& read,
                     int64_t tokens, int64_t sequence_length, int32_t before_first,

@@ -1,5 +1,5 @@
-// Training against an independent implementation: 200 steps in PyTorch with Hugging Face's attention and router
-// (tests/golden/train/), same initial weights, same batches.
+// Training against an independent implementation: 200 steps in PyTorch with Hugging Face's attention and
+// router (tests/golden/train/), same initial weights, same batches.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -18,7 +18,8 @@ struct Golden {
   Json expected;
   std::string batches;
 
-  explicit Golden(const std::string& name) : folder(fs::path(MORAY_SOURCE_DIR) / "tests/golden/train" / name) {
+  explicit Golden(const std::string& name)
+      : folder(fs::path(MORAY_SOURCE_DIR) / "tests/golden/train" / name) {
     expected = Json::parse(read_file(folder / "expected.json"));
     batches = read_file(folder / "batches.bin");
   }
@@ -32,8 +33,8 @@ struct Golden {
     train.tokens = hyper("steps") * batch_tokens;
     train.batch_size = Schedule(static_cast<double>(hyper("batch_size")));
     train.micro_batch = 3;  // does not divide the batch: nothing may depend on it
-    train.learning_rate = Schedule(0, {{hyper("warmup_steps") * batch_tokens, PhaseShape::linear,
-                                        number("peak_learning_rate")}});
+    train.learning_rate = Schedule(
+        0, {{hyper("warmup_steps") * batch_tokens, PhaseShape::linear, number("peak_learning_rate")}});
     train.mtp_loss_weight = Schedule(number("mtp_weight"));
     train.balance_loss_alpha = number("balance_alpha");
     train.balance_bias_update_speed = Schedule(number("bias_gamma"));
@@ -64,7 +65,8 @@ TEST_P(GoldenTraining, FollowsPyTorch) {
   Trainer trainer(exec, read_model_config(golden.folder), config);
   read_weights(SafetensorsFolder(golden.folder), trainer.model());
 
-  // The scalar kernels follow the first steps only: they are slow, and the fast ones are held to them elsewhere.
+  // The scalar kernels follow the first steps only: they are slow, and the fast ones are held to them
+  // elsewhere.
   const int64_t steps = device == Device::reference ? 3 : golden.hyper("steps");
   const SampleSource source = [&](uint64_t n, std::span<int32_t> tokens, std::span<int32_t> starts) {
     golden.sample(n, tokens, starts);
@@ -79,10 +81,11 @@ TEST_P(GoldenTraining, FollowsPyTorch) {
     if (step < 20) worst_early = std::max(worst_early, error);
     if (step < 20) {
       EXPECT_NEAR(result.grad_norm, golden.expected["grad_norm"][at].get<double>(), 1e-3 * result.grad_norm);
-      EXPECT_NEAR(result.balance_loss * config.balance_loss_alpha, golden.expected["balance_loss"][at].get<double>(),
-                  1e-4 * result.balance_loss);
+      EXPECT_NEAR(result.balance_loss * config.balance_loss_alpha,
+                  golden.expected["balance_loss"][at].get<double>(), 1e-4 * result.balance_loss);
       if (!result.mtp_loss.empty()) {
-        EXPECT_NEAR(result.mtp_loss[0], golden.expected["mtp_loss"][at].get<double>(), 1e-4 * result.mtp_loss[0]);
+        EXPECT_NEAR(result.mtp_loss[0], golden.expected["mtp_loss"][at].get<double>(),
+                    1e-4 * result.mtp_loss[0]);
       }
     }
     if (step == 0) {
@@ -94,14 +97,15 @@ TEST_P(GoldenTraining, FollowsPyTorch) {
   RecordProperty("worst_relative_error_first_20_steps", std::to_string(worst_early));
   std::printf("%s on %s: worst relative loss error %.2e in the first 20 steps, %.2e in %lld\n", name.c_str(),
               device_name(device), worst_early, worst, static_cast<long long>(steps));
-  // The promise is 1e-4 and 0.5%; the first limit is tighter because a wrong decay, clip or eps moves the loss by as little as
-  // 1e-5 in 20 steps.
+  // The promise is 1e-4 and 0.5%; the first limit is tighter because a wrong decay, clip or eps moves the
+  // loss by as little as 1e-5 in 20 steps.
   EXPECT_LT(worst_early, 5e-6);
   EXPECT_LT(worst, 5e-3);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenTraining,
-                         testing::Combine(testing::Values("v3", "v2"), testing::Values(Device::reference, Device::cpu)));
+                         testing::Combine(testing::Values("v3", "v2"),
+                                          testing::Values(Device::reference, Device::cpu)));
 
 }  // namespace
 }  // namespace moray

@@ -11,7 +11,8 @@ namespace {
 // a[0] = the sum of all, neighbours first: the same tree whatever computes it.
 void join_tree(Exec& exec, const std::vector<Tensor>& slices) {
   for (size_t stride = 1; stride < slices.size(); stride *= 2)
-    for (size_t i = 0; i + stride < slices.size(); i += 2 * stride) add(exec, slices[i], slices[i + stride], slices[i]);
+    for (size_t i = 0; i + stride < slices.size(); i += 2 * stride)
+      add(exec, slices[i], slices[i + stride], slices[i]);
 }
 
 float sum_tree(std::vector<float> values) {
@@ -21,7 +22,8 @@ float sum_tree(std::vector<float> values) {
 }
 
 float sum_of_squares(Exec& exec, const Tensor& x) {
-  const Tensor squares = Tensor::empty(*exec.allocator, {(x.elements() + kNormBlock - 1) / kNormBlock}, DType::f32);
+  const Tensor squares =
+      Tensor::empty(*exec.allocator, {(x.elements() + kNormBlock - 1) / kNormBlock}, DType::f32);
   squares_of_blocks(exec, x, squares);
   const std::span<const float> blocks = squares.span<float>();
   return sum_tree({blocks.begin(), blocks.end()});
@@ -67,23 +69,28 @@ Optimizer::Optimizer(const Exec& exec, deepseek::Model& model, const OptimizerCo
     : config_(config), m_(model), v_(model) {
   for (deepseek::Model* moments : {&m_, &v_})
     moments->visit("", [&](const std::string&, Tensor& tensor, ParameterKind kind) {
-      tensor = kind == ParameterKind::buffer ? Tensor()
-                                             : Tensor::zeros(*exec.allocator, tensor.shape(), config.moment_dtype);
+      tensor = kind == ParameterKind::buffer
+                   ? Tensor()
+                   : Tensor::zeros(*exec.allocator, tensor.shape(), config.moment_dtype);
     });
 }
 
 void Optimizer::step(Exec& exec, deepseek::Model& model, deepseek::Model& gradients, double learning_rate,
                      double norm) {
   ++steps_;
-  AdamWStep adamw{.learning_rate = learning_rate, .beta1 = config_.beta1, .beta2 = config_.beta2,
-                  .eps = config_.eps, .step = steps_};
+  AdamWStep adamw{.learning_rate = learning_rate,
+                  .beta1 = config_.beta1,
+                  .beta2 = config_.beta2,
+                  .eps = config_.eps,
+                  .step = steps_};
   adamw.gradient_scale = config_.clip_norm > 0 && norm > config_.clip_norm ? config_.clip_norm / norm : 1.0;
   const std::vector<Parameter> weights = list_parameters(model), gradient_list = list_parameters(gradients);
   const std::vector<Parameter> m = list_parameters(m_), v = list_parameters(v_);
   for (size_t i = 0; i < weights.size(); ++i) {
     if (weights[i].kind == ParameterKind::buffer) continue;
     adamw.weight_decay = weights[i].kind == ParameterKind::vector ? 0 : config_.weight_decay;
-    adamw_update(exec, adamw, joined_gradient(gradient_list[i]), *weights[i].tensor, *m[i].tensor, *v[i].tensor);
+    adamw_update(exec, adamw, joined_gradient(gradient_list[i]), *weights[i].tensor, *m[i].tensor,
+                 *v[i].tensor);
   }
 }
 

@@ -1,5 +1,5 @@
-// The optimizer step: gradients joined in their fixed order, clipped by their global norm, AdamW with decay on matrices
-// only, and the moving average of the weights.
+// The optimizer step: gradients joined in their fixed order, clipped by their global norm, AdamW with decay
+// on matrices only, and the moving average of the weights.
 //
 // G gradient groups.
 #pragma once
@@ -16,13 +16,14 @@ struct OptimizerConfig {
   DType moment_dtype = DType::f32;
 };
 
-// Joins the accumulators of every parameter into the first: groups by a binary tree over the group index; for embedding
-// and head, the main model's first, then the MTP depths in order. Afterwards joined_gradient() is the gradient.
+// Joins the accumulators of every parameter into the first: groups by a binary tree over the group index; for
+// embedding and head, the main model's first, then the MTP depths in order. Afterwards joined_gradient() is
+// the gradient.
 void join_gradients(Exec&, deepseek::Model& gradients, int64_t gradient_groups);
 Tensor joined_gradient(const Parameter& gradient);
 
-// The global norm: FP32 sums of squares over blocks of 4096 elements of each Hugging Face tensor, blocks and then tensors
-// joined by a binary tree.
+// The global norm: FP32 sums of squares over blocks of 4096 elements of each Hugging Face tensor, blocks and
+// then tensors joined by a binary tree.
 double gradient_norm(Exec&, deepseek::Model& gradients);
 
 class Optimizer {

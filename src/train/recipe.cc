@@ -41,14 +41,15 @@ TrainConfig train_from(Config& config) {
   train.seed = static_cast<uint64_t>(config.integer("train.seed", 1));
   train.tokens = at_least(config, "train.tokens", 0, 1);
   train.sequence_length = at_least(config, "train.sequence_length", train.sequence_length, 1);
-  train.batch_size = Schedule::from_recipe(config, "train.batch_size", 8);
+  train.batch_size = Schedule::from_recipe(config, "train.batch_size", 8, train.tokens);
   train.batch_multiple = at_least(config, "train.batch_multiple", train.batch_multiple, 1);
   train.micro_batch = at_least(config, "train.micro_batch", train.micro_batch, 1);
   train.gradient_groups = at_least(config, "train.gradient_groups", train.gradient_groups, 1);
   train.isolate_documents = config.boolean("train.isolate_documents", train.isolate_documents);
-  train.learning_rate = Schedule::from_recipe(config, "train.learning_rate", 1e-3);
-  train.mtp_loss_weight = Schedule::from_recipe(config, "train.mtp_loss_weight", 0.3);
-  train.balance_bias_update_speed = Schedule::from_recipe(config, "train.balance_bias_update_speed", 0.001);
+  train.learning_rate = Schedule::from_recipe(config, "train.learning_rate", 1e-3, train.tokens);
+  train.mtp_loss_weight = Schedule::from_recipe(config, "train.mtp_loss_weight", 0.3, train.tokens);
+  train.balance_bias_update_speed =
+      Schedule::from_recipe(config, "train.balance_bias_update_speed", 0.001, train.tokens);
   train.balance_loss_alpha = config.number("train.balance_loss_alpha", train.balance_loss_alpha);
   train.optimizer = optimizer_from(config);
   train.ema_decay = number_in(config, "train.ema_decay", train.ema_decay, 0, 1 - 1e-9);

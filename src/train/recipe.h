@@ -1,4 +1,5 @@
-// A training recipe: what to train, on what, how long. All of it comes from one TOML file; a run keeps the resolved form.
+// A training recipe: what to train, on what, how long. All of it comes from one TOML file; a run keeps the
+// resolved form.
 #pragma once
 
 #include <string>
@@ -11,26 +12,27 @@ namespace moray {
 
 struct TrainConfig {
   uint64_t seed = 1;
-  int64_t tokens = 0;             // the budget; training ends with the step that reaches it
+  int64_t tokens = 0;  // the budget; training ends with the step that reaches it
   int64_t sequence_length = 512;
-  Schedule batch_size{8};         // samples a step
-  int64_t batch_multiple = 1;     // ramped batch sizes are rounded down to a multiple of this
-  int64_t micro_batch = 4;        // samples that pass through the model at once; no result depends on it
-  int64_t gradient_groups = 1;    // docs/numerics.md: the most data ranks this run shall ever be spread over
-  bool isolate_documents = false; // packed documents cannot see each other
+  Schedule batch_size{8};          // samples a step
+  int64_t batch_multiple = 1;      // ramped batch sizes are rounded down to a multiple of this
+  int64_t micro_batch = 4;         // samples that pass through the model at once; no result depends on it
+  int64_t gradient_groups = 1;     // docs/numerics.md: the most data ranks this run shall ever be spread over
+  bool isolate_documents = false;  // packed documents cannot see each other
   Schedule learning_rate{1e-3};
   Schedule mtp_loss_weight{0.3};              // λ
   Schedule balance_bias_update_speed{0.001};  // γ
   double balance_loss_alpha = 1e-4;           // α of the sequence-wise loss
   OptimizerConfig optimizer;
-  double ema_decay = 0;           // 0: no moving average of the weights
-  int64_t max_bad_steps = 5;      // stop after so many steps in a row whose loss or norm is not finite
+  double ema_decay = 0;       // 0: no moving average of the weights
+  int64_t max_bad_steps = 5;  // stop after so many steps in a row whose loss or norm is not finite
 };
 
-// What happens to documents before they are packed; `moray data build` applies it, a run checks that its dataset has it.
+// What happens to documents before they are packed; `moray data build` applies it, a run checks that its
+// dataset has it.
 struct DataConfig {
-  std::string dataset;            // folder made by `moray data build`
-  double fim_rate = 0.1;          // share of documents in fill-in-the-middle form
+  std::string dataset;              // folder made by `moray data build`
+  double fim_rate = 0.1;            // share of documents in fill-in-the-middle form
   double newline_split_rate = 0.1;  // share of joined punctuation-and-line-break tokens that are split
 };
 
@@ -39,7 +41,8 @@ struct RunConfig {
   int64_t validation_tokens = 65536;      // of the held-out split, from its start
   int64_t checkpoint_interval_steps = 0;  // 0: only at the end
   int64_t keep_last = 2;                  // checkpoints
-  DType model_dtype = DType::f32;         // of model/ in checkpoints; state/ keeps FP32 master weights if it is narrower
+  DType model_dtype =
+      DType::f32;  // of model/ in checkpoints; state/ keeps FP32 master weights if it is narrower
 };
 
 struct Recipe {

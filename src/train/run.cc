@@ -23,7 +23,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 int64_t peak_memory_bytes() {
   rusage usage{};
@@ -57,7 +59,8 @@ class StopRequest {
 
  private:
   static inline volatile std::sig_atomic_t flag = 0;
-  struct sigaction old_interrupt_ {}, old_terminate_ {};
+  struct sigaction old_interrupt_ {
+  }, old_terminate_{};
 };
 
 void expect_fitting_dataset(const Dataset& dataset, const Recipe& recipe) {
@@ -67,7 +70,8 @@ void expect_fitting_dataset(const Dataset& dataset, const Recipe& recipe) {
     fail("{}: its tokenizer has {} tokens, model.vocab_size is {}", folder, manifest.vocabulary_size,
          recipe.model.vocab_size);
   if (manifest.fim_rate != recipe.data.fim_rate)
-    fail("{}: was built with fim_rate {}, the recipe says {}", folder, manifest.fim_rate, recipe.data.fim_rate);
+    fail("{}: was built with fim_rate {}, the recipe says {}", folder, manifest.fim_rate,
+         recipe.data.fim_rate);
   if (manifest.split_rate != recipe.data.newline_split_rate)
     fail("{}: was built with newline_split_rate {}, the recipe says {}", folder, manifest.split_rate,
          recipe.data.newline_split_rate);
@@ -128,7 +132,8 @@ class Run {
   fs::path checkpoints() const { return options_.folder / "checkpoints"; }
 
   void prepare_folder() {
-    if (!options_.resume && (!list_checkpoints(checkpoints()).empty() || fs::exists(options_.folder / "metrics.jsonl")))
+    if (!options_.resume &&
+        (!list_checkpoints(checkpoints()).empty() || fs::exists(options_.folder / "metrics.jsonl")))
       fail("{}: already holds a run; go on with --resume, or choose another folder with --run",
            options_.folder.string());
     std::optional<Checkpoint> newest;
@@ -163,10 +168,12 @@ class Run {
     }
   }
 
-  // Tells what is about to happen, with an estimate of the time from one micro-batch whose result is thrown away.
+  // Tells what is about to happen, with an estimate of the time from one micro-batch whose result is thrown
+  // away.
   void announce() {
     const deepseek::ParameterCounts counts = deepseek::count_parameters(recipe_.model);
-    log::info("model: {} parameters ({} in the MTP modules), {} active a token", short_count(static_cast<double>(counts.total + counts.mtp)),
+    log::info("model: {} parameters ({} in the MTP modules), {} active a token",
+              short_count(static_cast<double>(counts.total + counts.mtp)),
               short_count(static_cast<double>(counts.mtp)), short_count(static_cast<double>(counts.active)));
     log::info("data: {} tokens in {}, {} held out", short_count(static_cast<double>(dataset_.train_tokens())),
               recipe_.data.dataset, short_count(static_cast<double>(dataset_.held_out_tokens())));
@@ -202,7 +209,8 @@ class Run {
     row.peak_memory_bytes = peak_memory_bytes();
     row.skipped_steps = counters.skipped_steps;
     const int64_t interval = recipe_.run.validation_interval_steps;
-    if (trainer_.finished() || (interval > 0 && counters.step % interval == 0)) row.validation_loss = validate();
+    if (trainer_.finished() || (interval > 0 && counters.step % interval == 0))
+      row.validation_loss = validate();
     summary_.loss = row.loss;
     if (row.validation_loss) summary_.validation_loss = row.validation_loss;
     return row;
@@ -215,8 +223,8 @@ class Run {
     const TokenReader read = [this](int64_t begin, std::span<int32_t> out) {
       dataset_.held_out_window(static_cast<uint64_t>(begin), out);
     };
-    return evaluate(trainer_.exec(), trainer_.model(), trainer_.rope(), read, tokens, recipe_.train.sequence_length,
-                    dataset_.tokenizer().required_id(kEndOfSentence), {})
+    return evaluate(trainer_.exec(), trainer_.model(), trainer_.rope(), read, tokens,
+                    recipe_.train.sequence_length, dataset_.tokenizer().required_id(kEndOfSentence), {})
         .loss();
   }
 
@@ -228,9 +236,11 @@ class Run {
   void save() {
     const fs::path data = recipe_.data.dataset;
     const Tokenizer& tokenizer = dataset_.tokenizer();
-    const SaveOptions options{recipe_.run.model_dtype, recipe_toml_,
+    const SaveOptions options{recipe_.run.model_dtype,
+                              recipe_toml_,
                               {data / "tokenizer.json", data / "tokenizer_config.json"},
-                              tokenizer.required_id(kBeginOfSentence), tokenizer.required_id(kEndOfSentence)};
+                              tokenizer.required_id(kBeginOfSentence),
+                              tokenizer.required_id(kEndOfSentence)};
     summary_.checkpoint = save_training(trainer_, checkpoints(), options);
     saved_step_ = trainer_.counters().step;
     remove_old_checkpoints(checkpoints(), recipe_.run.keep_last);

@@ -48,7 +48,8 @@ struct Trace {
   bool operator==(const Trace&) const = default;
 };
 
-Trace train(const Layout& layout, int64_t gradient_groups, bool isolate_documents, DType moments = DType::f32) {
+Trace train(const Layout& layout, int64_t gradient_groups, bool isolate_documents,
+            DType moments = DType::f32) {
   const char* before = cpu::simd_name();
   if (layout.simd != nullptr && !cpu::force_simd(layout.simd)) return {};
   Allocator allocator;
@@ -97,12 +98,12 @@ TEST_P(SameBits, WhateverTheLayout) {
   const DType moments = groups == 1 ? DType::f32 : DType::bf16;
   const Trace expected = train({}, groups, isolate, moments);
   EXPECT_LT(expected.losses.back(), expected.losses.front());
-  for (const Layout& layout : {Layout{2, 8}, Layout{4, 8}, Layout{1, 1}, Layout{2, 2}, Layout{3, 4}, Layout{2, 5},
-                               Layout{2, 3, "avx2"}, Layout{1, 6, "avx512"}}) {
+  for (const Layout& layout : {Layout{2, 8}, Layout{4, 8}, Layout{1, 1}, Layout{2, 2}, Layout{3, 4},
+                               Layout{2, 5}, Layout{2, 3, "avx2"}, Layout{1, 6, "avx512"}}) {
     const Trace trace = train(layout, groups, isolate, moments);
     if (trace.losses.empty()) continue;  // the machine has no such instruction set
-    EXPECT_EQ(trace, expected) << layout.threads << " threads, micro-batches of " << layout.micro_batch << ", "
-                               << (layout.simd ? layout.simd : "best instruction set");
+    EXPECT_EQ(trace, expected) << layout.threads << " threads, micro-batches of " << layout.micro_batch
+                               << ", " << (layout.simd ? layout.simd : "best instruction set");
   }
 }
 

@@ -32,7 +32,20 @@ double Schedule::greatest() const {
   return greatest;
 }
 
-Schedule Schedule::from_recipe(Config& recipe, const std::string& key, double fallback) {
+namespace {
+int64_t end_of_phase(Config& recipe, const std::string& at, int64_t total_tokens) {
+  if (!recipe.has(at + ".until_fraction")) return recipe.integer(at + ".until_tokens", INT64_MAX);
+  if (recipe.has(at + ".until_tokens"))
+    fail("{}: give until_tokens or until_fraction, not both", recipe.where(at));
+  const double fraction = recipe.number(at + ".until_fraction", 1);
+  if (!(fraction > 0 && fraction <= 1))
+    fail("{} is {}, expected more than 0 and at most 1", recipe.where(at + ".until_fraction"), fraction);
+  return static_cast<int64_t>(fraction * static_cast<double>(total_tokens));
+}
+}  // namespace
+
+Schedule Schedule::from_recipe(Config& recipe, const std::string& key, double fallback,
+                               int64_t total_tokens) {
   if (!recipe.is_array(key)) return Schedule(recipe.number(key, fallback));
   const int64_t count = recipe.table_count(key);
   if (count == 0) fail("{} has no phase", recipe.where(key));
@@ -42,7 +55,7 @@ Schedule Schedule::from_recipe(Config& recipe, const std::string& key, double fa
   for (int64_t index = 0; index < count; ++index) {
     const std::string at = fmt::format("{}.{}", key, index);
     SchedulePhase phase;
-    phase.until_tokens = recipe.integer(at + ".until_tokens", INT64_MAX);
+    phase.until_tokens = end_of_phase(recipe, at, total_tokens);
     const std::string shape = recipe.string(at + ".shape", "constant");
     if (shape == "linear")
       phase.shape = PhaseShape::linear;
@@ -52,7 +65,7 @@ Schedule Schedule::from_recipe(Config& recipe, const std::string& key, double fa
       fail("{} is '{}', expected 'linear', 'cosine' or 'constant'", recipe.where(at + ".shape"), shape);
     phase.to = recipe.number(at + ".to", 0);
     if (phase.until_tokens <= begin)
-      fail("{} is {}, expected more than {}, where the phase before it ends", recipe.where(at + ".until_tokens"),
+      fail("{} ends at {} tokens, expected more than {}, where the phase before it ends", recipe.where(at),
            phase.until_tokens, begin);
     if (phase.shape != PhaseShape::constant && phase.until_tokens == INT64_MAX)
       fail("{}: a {} phase needs until_tokens", recipe.where(at), shape);

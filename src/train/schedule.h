@@ -26,9 +26,10 @@ class Schedule {
   double at(int64_t tokens) const;
   double greatest() const;
 
-  // `key` holds a number, or an array of tables {until_tokens, shape = "linear" | "cosine" | "constant", to}, the first
-  // with `from` (default 0). Throws Error for an empty list, falling token counts or an unknown shape.
-  static Schedule from_recipe(Config& recipe, const std::string& key, double fallback);
+  // `key` holds a number, or an array of tables {until_tokens or until_fraction (of total_tokens), shape =
+  // "linear" | "cosine" | "constant", to}, the first with `from` (default 0). Throws Error for an empty list,
+  // falling token counts or an unknown shape.
+  static Schedule from_recipe(Config& recipe, const std::string& key, double fallback, int64_t total_tokens);
 
  private:
   double from_ = 0;

@@ -18,7 +18,7 @@ learning_rate = [
   {to = 7.3e-6},
 ])",
                                 "recipe.toml");
-  const Schedule schedule = Schedule::from_recipe(recipe, "train.learning_rate", 0);
+  const Schedule schedule = Schedule::from_recipe(recipe, "train.learning_rate", 0, 0);
   recipe.reject_unknown_keys();
   EXPECT_EQ(schedule.at(0), 0);
   EXPECT_DOUBLE_EQ(schedule.at(13'500'000'000), 1.1e-4);
@@ -33,15 +33,27 @@ learning_rate = [
 
 TEST(Schedule, TakesAPlainNumber) {
   Config recipe = Config::parse("[train]\nbatch_size = 12", "recipe.toml");
-  EXPECT_EQ(Schedule::from_recipe(recipe, "train.batch_size", 0).at(1'000'000), 12);
-  EXPECT_EQ(Schedule::from_recipe(recipe, "train.other", 7).at(0), 7);
+  EXPECT_EQ(Schedule::from_recipe(recipe, "train.batch_size", 0, 0).at(1'000'000), 12);
+  EXPECT_EQ(Schedule::from_recipe(recipe, "train.other", 7, 0).at(0), 7);
+}
+
+TEST(Schedule, FractionsStretchWithTheBudget) {
+  Config recipe =
+      Config::parse("x = [{until_fraction = 0.25, shape = 'linear', to = 8}, {to = 2}]", "recipe.toml");
+  const Schedule schedule = Schedule::from_recipe(recipe, "x", 0, 400);
+  recipe.reject_unknown_keys();
+  EXPECT_EQ(schedule.at(50), 4);
+  EXPECT_EQ(schedule.at(100), 8);
+  EXPECT_EQ(schedule.at(101), 2);
 }
 
 TEST(Schedule, RefusesNonsense) {
-  for (const char* phases : {"[]", "[{until_tokens = 5, shape = 'bent', to = 1}]", "[{shape = 'linear', to = 1}]",
-                             "[{until_tokens = 5, to = 1}, {until_tokens = 5, to = 2}]"}) {
+  for (const char* phases :
+       {"[]", "[{until_tokens = 5, shape = 'bent', to = 1}]", "[{shape = 'linear', to = 1}]",
+        "[{until_tokens = 5, to = 1}, {until_tokens = 5, to = 2}]", "[{until_fraction = 1.5, to = 1}]",
+        "[{until_fraction = 0.5, until_tokens = 5, to = 1}]"}) {
     Config recipe = Config::parse(std::string("x = ") + phases, "recipe.toml");
-    EXPECT_THROW(Schedule::from_recipe(recipe, "x", 0), Error) << phases;
+    EXPECT_THROW(Schedule::from_recipe(recipe, "x", 0, 100), Error) << phases;
   }
 }
 

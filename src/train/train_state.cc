@@ -14,7 +14,8 @@ constexpr int kFormat = 1;
 std::vector<NamedTensor> named_tensors(deepseek::Model& tree) {
   std::vector<NamedTensor> tensors;
   for (const deepseek::NamedWeight& weight : deepseek::named_weights(tree))
-    if (weight.kind != ParameterKind::buffer || weight.tensor.defined()) tensors.push_back({weight.name, weight.tensor});
+    if (weight.kind != ParameterKind::buffer || weight.tensor.defined())
+      tensors.push_back({weight.name, weight.tensor});
   return tensors;
 }
 
@@ -47,8 +48,8 @@ fs::path save_training(Trainer& trainer, const fs::path& parent, const SaveOptio
     if (weight.kind != ParameterKind::buffer) named.stored_as = options.model_dtype;
     content.model.push_back(named);
   }
-  content.config_json = trainer.model().config.to_json(narrowed ? "bfloat16" : "float32", options.bos_token_id,
-                                                       options.eos_token_id);
+  content.config_json = trainer.model().config.to_json(narrowed ? "bfloat16" : "float32",
+                                                       options.bos_token_id, options.eos_token_id);
   content.copied_files = options.tokenizer_files;
   if (narrowed) content.state.push_back({"master", named_tensors(trainer.model())});
   content.state.push_back({"first_moments", named_tensors(trainer.optimizer().first_moments())});
@@ -81,7 +82,8 @@ void restore_training(Trainer& trainer, const Checkpoint& checkpoint) {
     counters.bad_in_a_row = json.at("bad_in_a_row").get<int64_t>();
     trainer.optimizer().set_steps(json.at("optimizer_steps").get<int64_t>());
     if (const auto seed = json.at("seed").get<uint64_t>(); seed != trainer.config().seed)
-      fail("{}: was trained with seed {}, the recipe says {}", checkpoint.path().string(), seed, trainer.config().seed);
+      fail("{}: was trained with seed {}, the recipe says {}", checkpoint.path().string(), seed,
+           trainer.config().seed);
   } catch (const Json::exception& error) {
     fail("{}/state/trainer.json: {}", checkpoint.path().string(), error.what());
   }

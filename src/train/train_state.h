@@ -8,13 +8,13 @@ namespace moray {
 
 struct SaveOptions {
   DType model_dtype = DType::f32;
-  std::string recipe_toml;              // the resolved recipe, kept for the reader's sake
+  std::string recipe_toml;                // the resolved recipe, kept for the reader's sake
   std::vector<fs::path> tokenizer_files;  // copied into model/
   int64_t bos_token_id = 0, eos_token_id = 0;
 };
 
-// Saves PARENT/step-NNNNNNNN: model/ with the weights (narrowed to model_dtype; then state/ has FP32 master weights),
-// state/ with moments, average, counters.
+// Saves PARENT/step-NNNNNNNN: model/ with the weights (narrowed to model_dtype; then state/ has FP32 master
+// weights), state/ with moments, average, counters.
 fs::path save_training(Trainer&, const fs::path& parent, const SaveOptions&);
 
 // Puts the trainer where the checkpoint left off. Throws Error when shapes differ.

@@ -13,8 +13,8 @@ void zero(deepseek::Model& tree) {
 }
 }  // namespace
 
-deepseek::MicroBatch make_micro_batch(Exec& exec, const SampleSource& source, int64_t batch_begin, int64_t first,
-                                      int64_t count, int64_t sequence_length, int64_t depths,
+deepseek::MicroBatch make_micro_batch(Exec& exec, const SampleSource& source, int64_t batch_begin,
+                                      int64_t first, int64_t count, int64_t sequence_length, int64_t depths,
                                       int64_t gradient_groups, bool isolate_documents) {
   deepseek::MicroBatch batch;
   batch.rows = {count, sequence_length, first, gradient_groups};
@@ -53,7 +53,9 @@ Trainer::Trainer(Exec& exec, const deepseek::ModelConfig& model, const TrainConf
   }
 }
 
-Trainer::~Trainer() { join_average(); }
+Trainer::~Trainer() {
+  join_average();
+}
 
 int64_t Trainer::batch_size_at(int64_t tokens) const {
   const auto size = static_cast<int64_t>(config_.batch_size.at(tokens));
@@ -62,7 +64,8 @@ int64_t Trainer::batch_size_at(int64_t tokens) const {
 
 int64_t Trainer::total_steps() const {
   int64_t steps = 0;
-  for (int64_t tokens = 0; tokens < config_.tokens; ++steps) tokens += batch_size_at(tokens) * config_.sequence_length;
+  for (int64_t tokens = 0; tokens < config_.tokens; ++steps)
+    tokens += batch_size_at(tokens) * config_.sequence_length;
   return steps;
 }
 
@@ -71,16 +74,17 @@ deepseek::LossScales Trainer::loss_scales(int64_t batch) const {
   const auto targets = static_cast<double>(batch * config_.sequence_length);
   deepseek::LossScales scales;
   scales.main = 1 / targets;
-  if (depths > 0) scales.mtp = config_.mtp_loss_weight.at(counters_.tokens) / static_cast<double>(depths) / targets;
+  if (depths > 0)
+    scales.mtp = config_.mtp_loss_weight.at(counters_.tokens) / static_cast<double>(depths) / targets;
   scales.balance = config_.balance_loss_alpha / static_cast<double>(batch);
   return scales;
 }
 
 void Trainer::accumulate(const SampleSource& source, int64_t first, int64_t count,
                          const deepseek::LossScales& scales, deepseek::BatchStats& stats) {
-  const deepseek::MicroBatch micro_batch =
-      make_micro_batch(exec_, source, counters_.samples, first, count, config_.sequence_length,
-                       model_.config.num_nextn_predict_layers, config_.gradient_groups, config_.isolate_documents);
+  const deepseek::MicroBatch micro_batch = make_micro_batch(
+      exec_, source, counters_.samples, first, count, config_.sequence_length,
+      model_.config.num_nextn_predict_layers, config_.gradient_groups, config_.isolate_documents);
   deepseek::forward_backward(exec_, model_, micro_batch, scales, rope_, gradients_, stats);
 }
 

@@ -1,4 +1,5 @@
-// The training step and everything it changes: weights, moments, average, balance bias, counters. No files here.
+// The training step and everything it changes: weights, moments, average, balance bias, counters. No files
+// here.
 #pragma once
 
 #include <functional>
@@ -10,8 +11,8 @@
 
 namespace moray {
 
-// Fills sample n of the run: `tokens` (sequence_length + 1 + MTP depths) and, per position, where its packed document
-// begins in the sample.
+// Fills sample n of the run: `tokens` (sequence_length + 1 + MTP depths) and, per position, where its packed
+// document begins in the sample.
 using SampleSource =
     std::function<void(uint64_t n, std::span<int32_t> tokens, std::span<int32_t> document_starts)>;
 
@@ -41,14 +42,15 @@ class Trainer {
   Trainer(Exec&, const deepseek::ModelConfig&, const TrainConfig&);
   ~Trainer();
 
-  // One optimizer step on the next samples. A step whose loss or gradient norm is not finite changes nothing but the
-  // counters; after max_bad_steps of them in a row throws Error.
+  // One optimizer step on the next samples. A step whose loss or gradient norm is not finite changes nothing
+  // but the counters; after max_bad_steps of them in a row throws Error.
   StepResult step(const SampleSource&);
 
   bool finished() const { return counters_.tokens >= config_.tokens; }
   int64_t total_steps() const;  // of the whole run, by simulating the batch schedule
 
-  // Measured on one micro-batch of the next samples, whose result is thrown away: for an estimate before a run starts.
+  // Measured on one micro-batch of the next samples, whose result is thrown away: for an estimate before a
+  // run starts.
   double seconds_per_token(const SampleSource&);
 
   Exec& exec() { return exec_; }
@@ -82,9 +84,10 @@ class Trainer {
   std::thread average_thread_;
 };
 
-// Fills a micro-batch: samples [first, first + count) of the batch whose first sample is `batch_begin` of the run.
-deepseek::MicroBatch make_micro_batch(Exec&, const SampleSource&, int64_t batch_begin, int64_t first, int64_t count,
-                                      int64_t sequence_length, int64_t depths, int64_t gradient_groups,
-                                      bool isolate_documents);
+// Fills a micro-batch: samples [first, first + count) of the batch whose first sample is `batch_begin` of the
+// run.
+deepseek::MicroBatch make_micro_batch(Exec&, const SampleSource&, int64_t batch_begin, int64_t first,
+                                      int64_t count, int64_t sequence_length, int64_t depths,
+                                      int64_t gradient_groups, bool isolate_documents);
 
 }  // namespace moray
