@@ -6,15 +6,12 @@
 
 #include "base/config.h"
 #include "models/deepseek/config.h"
+#include "parallel/schedule.h"
 #include "plan/cluster.h"
 
 namespace moray::plan {
 
 enum class Precision { bf16, fp8 };
-// one_f_one_b and zb1p as in facts §4; kDualPipe's ranks hold two stages each, kDualPipeV's two neighbours of
-// a folded pipeline.
-enum class ScheduleKind { one_f_one_b, zb1p, dual_pipe, dual_pipe_v };
-
 // What the forward pass keeps for the backward pass (report §3.2.3).
 struct Recomputation {
   bool norms = true;           // outputs of RMSNorm
@@ -35,7 +32,7 @@ struct Layout {
   int64_t micro_batch = 1;    // samples
   int64_t micro_batches = 1;  // a pipeline and step, both directions together
   Precision precision = Precision::fp8;
-  ScheduleKind schedule = ScheduleKind::dual_pipe;
+  ScheduleKind schedule = ScheduleKind::kDualPipe;
   Recomputation recompute;
   bool cache_fp8 = true;           // FP8 runs alone: inputs of linears kept in FP8 (E5M6 after attention)
   bool moments_bf16 = true;        // AdamW moments in BF16, else FP32
@@ -54,9 +51,7 @@ struct Layout {
   std::string objection(const deepseek::ModelConfig& model, const Cluster& cluster) const;
 };
 
-const char* schedule_name(ScheduleKind kind);
 const char* precision_name(Precision precision);
-ScheduleKind schedule_of(const std::string& name);  // Error for an unknown one
 
 // "PP16 EP64 DP128 TP1 ZeRO-1 dualpipe fp8".
 std::string layout_name(const Layout& layout);
