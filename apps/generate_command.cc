@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "apps/model_argument.h"
+#include "data/utf8.h"
 #include "serve/generate.h"
 
 namespace moray {
@@ -57,24 +59,29 @@ int run_generate(const GenerateCommandOptions& options) {
     std::fwrite(bytes.data(), 1, bytes.size(), stdout);
     std::fflush(stdout);
   };
-  print(options.fill_in ? options.prefix : options.prompt);
+  bool echoed = false;  // not before the request has passed all checks
+  const auto echo_once = [&] {
+    if (!std::exchange(echoed, true)) print(options.fill_in ? options.prefix : options.prompt);
+  };
   const std::vector<int32_t> generated =
       generate(workplace.exec, loaded.model, prompt, generate_options, [&](int32_t token) {
+        echo_once();
         const std::string_view bytes = tokenizer.token_bytes(token);
         text += bytes;
         pending += bytes;
         const size_t whole = complete_utf8(pending);
-        print(std::string_view(pending).substr(0, whole));
+        print(replace_invalid_utf8(std::string_view(pending).substr(0, whole)));
         pending.erase(0, whole);
         return true;
       });
   if (options.json) {
     nlohmann::ordered_json json{{"prompt_tokens", prompt.size()}, {"completion_tokens", generated.size()}};
-    json["text"] = text;
-    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    json["text"] = replace_invalid_utf8(text);
+    fmt::print("{}\n", json.dump());
     return 0;
   }
-  print(pending);
+  echo_once();
+  print(replace_invalid_utf8(pending));
   print(options.fill_in ? options.suffix : "\n");
   return 0;
 }

@@ -113,6 +113,8 @@ Json inspect_path(const fs::path& path, bool tensors) {
             {"added_tokens", tokenizer.added_tokens().size()}};
   }
   if (fs::exists(path / "dataset.json")) return inspect_dataset(path);
+  if (const fs::path tokenizer = path / "tokenizer.json"; fs::exists(tokenizer) && !fs::exists(path / "config.json"))
+    return inspect_path(tokenizer, tensors);
   const fs::path folder = resolve_model_folder(path);
   Json summary = inspect_model_folder(folder, tensors);
   if (const fs::path checkpoint = folder.parent_path(); fs::exists(checkpoint / "manifest.json")) {

@@ -273,6 +273,8 @@ int report_parse_error(const CLI::App& app, const CLI::ParseError& error) {
     command += " " + at->get_name();
   }
   std::string what = error.what();
+  if (const std::vector<std::string> unknown = app.remaining(); app.get_subcommands().empty() && !unknown.empty())
+    what = "'" + unknown.front() + "' is no command";
   std::replace(what.begin(), what.end(), '\n', ' ');
   std::fprintf(stderr, "moray: %s; see `%s --help`\n", what.c_str(), command.c_str());
   constexpr int kUsage = 2;

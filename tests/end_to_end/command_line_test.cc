@@ -1,0 +1,123 @@
+// Help, exit statuses, and what goes to stdout and what to stderr.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "workshop.h"
+
+namespace moray::test {
+namespace {
+
+using Arguments = std::vector<std::string>;
+
+TEST(CommandLine, EveryCommandHasHelpWithExamples) {
+  for (Arguments command : {Arguments{"tokenizer", "train"},
+                            {"tokenizer", "encode"},
+                            {"tokenizer", "decode"},
+                            {"data", "build"},
+                            {"train"},
+                            {"generate"},
+                            {"eval"},
+                            {"inspect"},
+                            {"report"},
+                            {"bench", "step"}}) {
+    command.push_back("--help");
+    const Outcome outcome = moray(command);
+    SCOPED_TRACE(command.front());
+    EXPECT_EQ(outcome.status, 0);
+    EXPECT_EQ(outcome.err, "");
+    EXPECT_NE(outcome.out.find("Examples:\n  moray " + command.front()), std::string::npos) << outcome.out;
+  }
+  for (const Arguments& group :
+       {Arguments{"--help"}, {"tokenizer", "--help"}, {"data", "--help"}, {"bench", "--help"}})
+    EXPECT_EQ(moray(group).status, 0);
+}
+
+TEST(CommandLine, MistakesAreOneLine) {
+  expect_refusal(moray(Arguments{}), {"moray --help"});
+  expect_refusal(moray({"trian"}), {"trian"});
+  expect_refusal(moray({"train"}), {"recipe", "moray train --help"});
+  expect_refusal(moray({"train", "a.toml", "--frobnicate"}), {"--frobnicate"});
+  expect_refusal(moray({"train", "a.toml", "--threads", "0"}), {"--threads", "0"});
+  expect_refusal(moray({"train", "a.toml", "--threads", "many"}), {"--threads", "many"});
+  expect_refusal(moray({"train", "a.toml", "--resume", "later"}), {"--resume", "later"});
+  expect_refusal(moray({"tokenizer"}), {"moray tokenizer --help"});
+  expect_refusal(moray({"generate", "--model", "m", "--prompt", "a", "--prefix", "b"}),
+                 {"--prefix", "--prompt"});
+  expect_refusal(moray({"generate", "--model", "m", "--max-tokens", "-3"}), {"--max-tokens", "-3"});
+  expect_refusal(moray({"inspect", "nowhere"}), {"nowhere"});
+  expect_refusal(moray({"report", "nowhere"}), {"nowhere"});
+}
+
+TEST(CommandLine, JsonIsOneObjectOnStdout) {
+  const Workshop& workshop = Workshop::get();
+  const ScratchFolder scratch;
+  const std::string run = workshop.trained();
+  const std::pair<Arguments, const char*> cases[] = {
+      {workshop.train(scratch / "run").arguments, "loss_bits"},
+      {{"tokenizer", "train", "--corpus", workshop.corpus(), "--vocab-size", "300", "--output", scratch / "t",
+        "--json"},
+       "vocabulary_size"},
+      {{"tokenizer", "encode", "--tokenizer", workshop.tokenizer(), "--text", "moray", "--json"}, "ids"},
+      {{"tokenizer", "decode", "--tokenizer", workshop.tokenizer(), "65", "--json"}, "text"},
+      {{"data", "build", "--corpus", workshop.corpus(), "--tokenizer", workshop.tokenizer(), "--output",
+        scratch / "d", "--json"},
+       "corpora"},
+      {{"generate", "--model", run, "--max-tokens", "3", "--json"}, "text"},
+      {{"eval", "--model", run, "--data", workshop.dataset(), "--json"}, "bits_per_byte"},
+      {{"inspect", run, "--json"}, nullptr},
+      {{"inspect", workshop.recipe(), "--json"}, nullptr},
+      {{"inspect", workshop.dataset(), "--json"}, nullptr},
+      {{"inspect", workshop.tokenizer(), "--json"}, nullptr},
+      {{"report", run, "--output", scratch / "r.html", "--json"}, nullptr},
+      {{"bench", "step", workshop.recipe(), "--steps", "2", "--json"}, nullptr},
+  };
+  for (const auto& [arguments, key] : cases) {
+    SCOPED_TRACE(arguments.front());
+    const Outcome outcome = moray(arguments);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const std::vector<std::string> lines = lines_of(outcome.out);
+    ASSERT_FALSE(lines.empty());
+    EXPECT_TRUE(lines.front().starts_with("{") && lines.back().ends_with("}")) << outcome.out;
+    if (key != nullptr) {
+      EXPECT_NE(json_value(outcome.out, key), "");
+    }
+  }
+}
+
+TEST(CommandLine, ProgressGoesToStderrWithoutControlCharacters) {
+  const ScratchFolder scratch;
+  const Outcome outcome = moray(Workshop::get().train(scratch / "run"));
+  EXPECT_NE(outcome.err.find("plan: 12 steps"), std::string::npos) << outcome.err;
+  EXPECT_EQ(outcome.err.find_first_of("\r\x1b"), std::string::npos) << outcome.err;
+}
+
+TEST(CommandLine, AClosedPipeEndsQuietly) {
+  // `moray ... | head` whose head has gone: the shell opens the pipe and lets it fall.
+  const ScratchFolder scratch;
+  const fs::path pipe = scratch / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  Process process(Invocation{
+      .arguments = {"generate", "--model", Workshop::get().trained(), "--prompt", "mo", "--max-tokens", "60"},
+      .output_path = pipe});
+  char byte = 0;
+  while (::read(reader, &byte, 1) != 1 && !process.ended()) sleep_seconds(0.001);
+  ::close(reader);
+  const Outcome outcome = process.wait();
+  EXPECT_TRUE(outcome.status == 0 || outcome.status == 128 + SIGPIPE) << outcome.status;
+  EXPECT_EQ(outcome.err, "");
+}
+
+TEST(CommandLine, AFullStdoutIsAnError) {
+  const Outcome outcome = moray(
+      Invocation{.arguments = {"inspect", Workshop::get().trained(), "--json"}, .output_path = "/dev/full"});
+  expect_refusal(outcome, {"standard output"});
+}
+
+}  // namespace
+}  // namespace moray::test
