@@ -95,6 +95,12 @@ void check_schedule_arguments(ScheduleKind kind, int ranks, int micro_batches);
 int stage_count(ScheduleKind kind, int ranks);
 int chunks_per_rank(ScheduleKind kind);                           // 1 or 2
 int stage_of(ScheduleKind kind, int rank, int chunk, int ranks);  // 0 ≤ stage < stage_count
+
+// The rank that holds the stage after (before) this chunk's, for this chunk's micro-batches: `rank` itself at
+// the turn of DualPipeV, where nothing is sent, and -1 when there is no such stage.
+int rank_after(ScheduleKind kind, int rank, int chunk, int ranks);
+int rank_before(ScheduleKind kind, int rank, int chunk, int ranks);
+
 // Whether the micro-batch passes through this chunk of a rank (in DualPipe, half of them do).
 bool visits(const Schedule& schedule, int micro_batch, int chunk);
 
