@@ -20,7 +20,7 @@ const std::map<std::string, std::set<std::string>> kSees = {
     {"report", {"base"}},
     {"data", {"base"}},
     {"parallel", {"base"}},
-    {"plan", {"base", "parallel", "report"}},
+    {"plan", {"base", "parallel", "report", "data"}},
     {"tensor", {"base"}},
     {"checkpoint", {"base", "tensor"}},
     {"runtime", {"base", "tensor"}},

@@ -1,6 +1,7 @@
 #include "data/byte_stream.h"
 
 #include <fcntl.h>
+#include <lzma.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -15,7 +16,8 @@
 namespace moray {
 
 namespace {
-constexpr int kMaxWindowLog = 27;  // memory a hostile .zst can claim
+constexpr int kMaxWindowLog = 27;                       // memory a hostile .zst can claim
+constexpr uint64_t kMaxXzMemory = uint64_t{192} << 20;  // a dictionary of 128 MiB and the decoder's own
 
 class PlainStream : public ByteStream {
  public:
@@ -135,11 +137,43 @@ class ZstdStream : public CompressedStream {
   std::unique_ptr<ZSTD_DStream, size_t (*)(ZSTD_DStream*)> state_;
   bool inside_frame_ = true;
 };
+
+class XzStream : public CompressedStream {
+ public:
+  explicit XzStream(const fs::path& path) : CompressedStream(path) {
+    if (lzma_stream_decoder(&state_, kMaxXzMemory, LZMA_CONCATENATED) != LZMA_OK)
+      fail("{}: xz has no memory", path.string());
+  }
+  ~XzStream() override { lzma_end(&state_); }
+
+  size_t read(std::span<char> buffer) override {
+    state_.next_out = reinterpret_cast<uint8_t*>(buffer.data());
+    state_.avail_out = buffer.size();
+    while (state_.avail_out > 0 && !ended_) {
+      if (state_.avail_in == 0 && refill()) {
+        state_.next_in = reinterpret_cast<const uint8_t*>(input_.data());
+        state_.avail_in = input_size_;
+      }
+      const lzma_ret result = lzma_code(&state_, state_.avail_in == 0 ? LZMA_FINISH : LZMA_RUN);
+      if (result == LZMA_BUF_ERROR) fail("{}: the xz stream is cut short", path_.string());
+      if (result == LZMA_MEMLIMIT_ERROR) fail("{}: the xz stream wants too much memory", path_.string());
+      if (result != LZMA_OK && result != LZMA_STREAM_END)
+        fail("{}: damaged xz stream (liblzma error {})", path_.string(), static_cast<int>(result));
+      ended_ = result == LZMA_STREAM_END;
+    }
+    return buffer.size() - state_.avail_out;
+  }
+
+ private:
+  lzma_stream state_ = LZMA_STREAM_INIT;
+  bool ended_ = false;
+};
 }  // namespace
 
 std::unique_ptr<ByteStream> ByteStream::open(const fs::path& path) {
   if (path.extension() == ".gz") return std::make_unique<GzipStream>(path);
   if (path.extension() == ".zst") return std::make_unique<ZstdStream>(path);
+  if (path.extension() == ".xz") return std::make_unique<XzStream>(path);
   return std::make_unique<PlainStream>(path);
 }
 

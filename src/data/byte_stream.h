@@ -11,8 +11,8 @@ namespace moray {
 
 class ByteStream {
  public:
-  // By the name's ending: .gz (zlib), .zst (zstd, windows of 128 MiB at most), anything else as it is. Throws
-  // Error naming the path.
+  // By the name's ending: .gz (zlib), .zst (zstd, windows of 128 MiB at most), .xz (liblzma, 192 MiB at
+  // most), anything else as it is. Throws Error naming the path.
   static std::unique_ptr<ByteStream> open(const fs::path& path);
   virtual ~ByteStream() = default;
 
