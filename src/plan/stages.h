@@ -1,0 +1,31 @@
+// How a model's layers are cut into pipeline stages.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "plan/phases.h"
+
+namespace moray::plan {
+
+// What one stage holds. The order along the pipeline: embedding, layers, head, MTP modules.
+struct StageContent {
+  bool embedding = false;
+  int64_t dense_layers = 0;
+  int64_t moe_layers = 0;
+  bool head = false;
+  int64_t mtp_modules = 0;
+};
+
+// Cuts so that the slowest stage is as fast as it can be (no communication counted); ties put more on early
+// stages. The number of stages must not exceed the number of layers.
+std::vector<StageContent> cut_stages(const deepseek::ModelConfig& model, const Layout& layout,
+                                     const Cluster& cluster, const KernelRates& rates);
+
+StageWork stage_work(const deepseek::ModelConfig& model, const Layout& layout, const Cluster& cluster,
+                     const Imbalance& imbalance, const StageContent& content);
+
+// "embedding + 3 dense + 1 MoE".
+std::string stage_text(const StageContent& content);
+
+}  // namespace moray::plan
