@@ -44,10 +44,10 @@ fi
 "$moray" train "$recipe" "${settings[@]}" --run "$run" --resume
 
 title "4. It completes a function"
-"$moray" generate --model "$run" --prompt "$prompt" --max-tokens 96 --temperature 0
+"$moray" generate --model "$run" --prompt "$prompt" --max-tokens 80 --temperature 0.4 --top-p 0.9
 
 title "5. It fills in a middle"
-"$moray" generate --model "$run" --prefix "$prefix" --suffix "$suffix" --max-tokens 32 --temperature 0
+"$moray" generate --model "$run" --prefix "$prefix" --suffix "$suffix" --max-tokens 16 --temperature 0.4 --top-p 0.9
 
 title "6. Held-out text, bits per byte"
 evaluation=$("$moray" eval --model "$run" --data "$work/dataset" --json)
