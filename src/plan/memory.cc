@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel/timeline.h"
+
 namespace moray::plan {
 
 namespace {
@@ -12,46 +14,6 @@ namespace {
 constexpr double kBf16 = 2, kFp32 = 4;
 constexpr double kFp8 = 1 + 4.0 / 128;  // with a FP32 scale a tile of 128
 constexpr double kE5M6 = 1.5 + 4.0 / 128;
-
-// Parameters of one rank's share of something, told apart by how often they exist.
-struct Parameters {
-  double dense = 0;   // on every data rank
-  double expert = 0;  // on one rank of an expert group
-
-  Parameters& operator+=(const Parameters& other) {
-    dense += other.dense;
-    expert += other.expert;
-    return *this;
-  }
-};
-
-Parameters stage_parameters(const deepseek::ModelConfig& model, const Layout& layout,
-                            const StageContent& content) {
-  const double D = static_cast<double>(model.hidden_size), H = static_cast<double>(model.num_attention_heads);
-  const double q_rank = static_cast<double>(model.q_lora_rank),
-               kv_rank = static_cast<double>(model.kv_lora_rank);
-  const double nope = static_cast<double>(model.qk_nope_head_dim),
-               rope = static_cast<double>(model.qk_rope_head_dim);
-  const double v = static_cast<double>(model.v_head_dim), tensor = static_cast<double>(layout.tensor);
-  // Tensor ranks share what has heads or an inner width; the projections to the latents are on each.
-  const double attention =
-      D * (kv_rank + rope) + (q_rank > 0 ? D * q_rank : 0) +
-      ((q_rank > 0 ? q_rank : D) * H * (nope + rope) + kv_rank * H * (nope + v) + H * v * D) / tensor;
-  const double expert = 3 * D * static_cast<double>(model.moe_intermediate_size);
-  const double table = D * static_cast<double>(model.vocab_size) / tensor;
-  const double moe_layers = static_cast<double>(content.moe_layers + content.mtp_modules);
-  Parameters all;
-  all.dense = (moe_layers + static_cast<double>(content.dense_layers)) * attention;
-  all.dense += static_cast<double>(content.dense_layers) * 3 * D *
-               static_cast<double>(model.intermediate_size) / tensor;
-  all.dense +=
-      moe_layers * (D * static_cast<double>(model.n_routed_experts) +
-                    expert * static_cast<double>(model.n_shared_experts));  // rows are split: experts whole
-  all.dense += static_cast<double>(content.mtp_modules) * 2 * D * D / tensor;
-  all.expert =
-      moe_layers * expert * static_cast<double>(model.n_routed_experts) / static_cast<double>(layout.expert);
-  return all;
-}
 
 // Embedding and head of a rank's stages; MTP modules share both, so a rank holds each at most once (facts
 // §4).
@@ -64,16 +26,6 @@ double table_parameters(const deepseek::ModelConfig& model, const Layout& layout
   }
   return (embedding + head) * static_cast<double>(model.hidden_size * model.vocab_size) /
          static_cast<double>(layout.tensor);
-}
-
-// How many ranks ZeRO cuts a copy into. A stage on two ranks (DualPipe) has twice the copies.
-double shards(const Layout& layout, bool expert) {
-  const double replicas = static_cast<double>(layout.hsdp_group > 0 ? layout.hsdp_group : layout.data);
-  const double holders = layout.schedule == ScheduleKind::kDualPipe ? 2 : 1;
-  if (!expert) return replicas * holders;
-  // Every data (and tensor) rank holds 1/expert of the experts.
-  return std::max(1.0, replicas * static_cast<double>(layout.tensor) / static_cast<double>(layout.expert)) *
-         holders;
 }
 
 std::vector<const StageContent*> held_stages(const Layout& layout, const std::vector<StageContent>& contents,
@@ -163,20 +115,64 @@ LayerActivations layer_activations(const deepseek::ModelConfig& model, const Lay
   return kept;
 }
 
+ParameterShare stage_parameters(const deepseek::ModelConfig& model, const Layout& layout,
+                                const StageContent& content) {
+  const double D = static_cast<double>(model.hidden_size), H = static_cast<double>(model.num_attention_heads);
+  const double q_rank = static_cast<double>(model.q_lora_rank),
+               kv_rank = static_cast<double>(model.kv_lora_rank);
+  const double nope = static_cast<double>(model.qk_nope_head_dim),
+               rope = static_cast<double>(model.qk_rope_head_dim);
+  const double v = static_cast<double>(model.v_head_dim), tensor = static_cast<double>(layout.tensor);
+  // Tensor ranks share what has heads or an inner width; the projections to the latents are on each.
+  const double attention =
+      D * (kv_rank + rope) + (q_rank > 0 ? D * q_rank : 0) +
+      ((q_rank > 0 ? q_rank : D) * H * (nope + rope) + kv_rank * H * (nope + v) + H * v * D) / tensor;
+  const double expert = 3 * D * static_cast<double>(model.moe_intermediate_size);
+  const double moe_layers = static_cast<double>(content.moe_layers + content.mtp_modules);
+  ParameterShare all;
+  all.dense = (moe_layers + static_cast<double>(content.dense_layers)) * attention;
+  all.dense += static_cast<double>(content.dense_layers) * 3 * D *
+               static_cast<double>(model.intermediate_size) / tensor;
+  all.dense +=
+      moe_layers * (D * static_cast<double>(model.n_routed_experts) +
+                    expert * static_cast<double>(model.n_shared_experts));  // rows are split: experts whole
+  all.dense += static_cast<double>(content.mtp_modules) * 2 * D * D / tensor;
+  all.expert =
+      moe_layers * expert * static_cast<double>(model.n_routed_experts) / static_cast<double>(layout.expert);
+  return all;
+}
+
+double zero_shards(const Layout& layout, bool expert) {
+  const double replicas = static_cast<double>(layout.hsdp_group > 0 ? layout.hsdp_group : layout.data);
+  const double holders = layout.schedule == ScheduleKind::kDualPipe ? 2 : 1;
+  if (!expert) return replicas * holders;
+  // Every data (and tensor) rank holds 1/expert of the experts.
+  return std::max(1.0, replicas * static_cast<double>(layout.tensor) / static_cast<double>(layout.expert)) *
+         holders;
+}
+
+ParameterShare rank_parameters(const deepseek::ModelConfig& model, const Layout& layout,
+                               const std::vector<StageContent>& contents, int64_t rank) {
+  const std::vector<const StageContent*> held = held_stages(layout, contents, rank);
+  ParameterShare parameters;
+  for (const StageContent* content : held) parameters += stage_parameters(model, layout, *content);
+  parameters.dense += table_parameters(model, layout, held);
+  return parameters;
+}
+
 RankMemory rank_memory(const deepseek::ModelConfig& model, const Layout& layout, const Imbalance& imbalance,
                        const std::vector<StageContent>& contents, int64_t rank) {
   const std::vector<const StageContent*> held = held_stages(layout, contents, rank);
-  Parameters parameters;
+  const ParameterShare parameters = rank_parameters(model, layout, contents, rank);
   double activations_a_chunk = 0;
   for (const StageContent* content : held) {
-    parameters += stage_parameters(model, layout, *content);
     activations_a_chunk +=
         stage_activations(model, layout, imbalance, *content) / static_cast<double>(held.size());
   }
-  parameters.dense += table_parameters(model, layout, held);
   const auto sharded = [&](int64_t from_stage, double bytes) {
     if (layout.zero_stage < from_stage) return (parameters.dense + parameters.expert) * bytes;
-    return (parameters.dense / shards(layout, false) + parameters.expert / shards(layout, true)) * bytes;
+    return (parameters.dense / zero_shards(layout, false) + parameters.expert / zero_shards(layout, true)) *
+           bytes;
   };
   RankMemory memory;
   memory.optimizer = sharded(1, kFp32 + 2 * (layout.moments_bf16 ? kBf16 : kFp32));
@@ -188,7 +184,8 @@ RankMemory rank_memory(const deepseek::ModelConfig& model, const Layout& layout,
   if (layout.zero_stage == 3) {
     // Two layers gathered at a time: the one that runs and the next.
     const StageContent one_moe{false, 0, 1, false, 0}, one_dense{false, 1, 0, false, 0};
-    const Parameters layer = stage_parameters(model, layout, held[0]->moe_layers > 0 ? one_moe : one_dense);
+    const ParameterShare layer =
+        stage_parameters(model, layout, held[0]->moe_layers > 0 ? one_moe : one_dense);
     memory.buffers += 2 * (layer.dense + layer.expert) * (kBf16 + kFp32);
   }
   return memory;

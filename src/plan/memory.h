@@ -26,6 +26,30 @@ struct LayerActivations {
 LayerActivations layer_activations(const deepseek::ModelConfig& model, const Layout& layout, bool is_moe,
                                    const Imbalance& imbalance);
 
+// Parameters of one rank, told apart by how often they exist.
+struct ParameterShare {
+  double dense = 0;   // on every data rank
+  double expert = 0;  // on one rank of an expert group
+
+  ParameterShare& operator+=(const ParameterShare& other) {
+    dense += other.dense;
+    expert += other.expert;
+    return *this;
+  }
+  double total() const { return dense + expert; }
+};
+
+// One stage without embedding and head.
+ParameterShare stage_parameters(const deepseek::ModelConfig& model, const Layout& layout,
+                                const StageContent& content);
+// All a pipeline rank holds. Embedding and head count at most once each: MTP modules share them.
+ParameterShare rank_parameters(const deepseek::ModelConfig& model, const Layout& layout,
+                               const std::vector<StageContent>& contents, int64_t rank);
+
+// Ranks that ZeRO cuts a copy of dense or expert parameters over. A stage on two ranks (DualPipe) has twice
+// the copies.
+double zero_shards(const Layout& layout, bool expert);
+
 struct RankMemory {
   double parameters = 0;   // BF16, both stages of a rank
   double gradients = 0;    // FP32
