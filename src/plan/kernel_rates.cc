@@ -1,7 +1,12 @@
 #include "plan/kernel_rates.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
+
+#include "base/config.h"
+#include "base/error.h"
 
 namespace moray::plan {
 
@@ -52,6 +57,37 @@ KernelRates KernelRates::assumed() {
   rates.network_efficiency = 0.90;
   rates.node_efficiency = 0.95;
   return rates;
+}
+
+KernelRates parse_rates(std::string_view text, const std::string& file) {
+  Config config = Config::parse(text, file);
+  const auto share = [&](const std::string& key) {
+    if (!config.has(key)) fail("{}: '{}' is missing", file, key);
+    const double value = config.number(key, 0);
+    if (!(value > 0 && value <= 1))
+      fail("{} is {}, expected more than 0 and at most 1", config.where(key), value);
+    return value;
+  };
+  KernelRates rates;
+  rates.source = config.string("source");
+  for (size_t i = 0; i < kKernelClasses; ++i)
+    rates.efficiency[i] = share(kernel_class_name(static_cast<KernelClass>(i)));
+  rates.network_efficiency = share("network_efficiency");
+  rates.node_efficiency = share("node_efficiency");
+  config.reject_unknown_keys();
+  return rates;
+}
+
+KernelRates read_rates(const fs::path& file) {
+  return parse_rates(read_file(file), file.string());
+}
+
+std::string rates_toml(const KernelRates& rates) {
+  std::string text = fmt::format("source = \"{}\"\n", rates.source);
+  for (size_t i = 0; i < kKernelClasses; ++i)
+    text += fmt::format("{} = {:.4f}\n", kernel_class_name(static_cast<KernelClass>(i)), rates.efficiency[i]);
+  return text + fmt::format("network_efficiency = {:.4f}\nnode_efficiency = {:.4f}\n",
+                            rates.network_efficiency, rates.node_efficiency);
 }
 
 double Machine::units_a_second(KernelClass kernel_class) const {

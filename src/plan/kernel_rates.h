@@ -66,6 +66,12 @@ struct KernelRates {
   static KernelRates assumed();
 };
 
+// Rates as a TOML file, as `moray plan calibrate --output` writes it: source, a share for each class,
+// network_efficiency, node_efficiency. Strict: Error for a key missing, unknown, or out of (0, 1].
+KernelRates read_rates(const fs::path& file);
+KernelRates parse_rates(std::string_view text, const std::string& file);
+std::string rates_toml(const KernelRates& rates);
+
 // The GPU while a phase runs: FLOP classes lose the SMs that communicate.
 struct Machine {
   const Cluster& cluster;
