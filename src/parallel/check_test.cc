@@ -238,8 +238,7 @@ TEST(Check, BoundedBuffersFill) {
   EXPECT_TRUE(check_schedule(schedule, {.buffers = 2, .batched = false}).ok);
   EXPECT_EQ(
       check_schedule(schedule, {.buffers = 1, .batched = false}).problem,
-      "deadlock: rank 0, step 3 (send activation 1 to 1) waits for rank 1, step 4 (receive activation 0' "
-      "from "
+      "deadlock: rank 0, step 3 (send activation 1 to 1) waits for rank 1, step 4 (receive activation 0 from "
       "0); rank 1, step 3 (send activation 3' to 0) waits for rank 0, step 4 (receive activation 2' from 1)");
 }
 
