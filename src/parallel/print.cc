@@ -11,8 +11,8 @@ namespace {
 
 // Only DualPipeV needs the prime: elsewhere a micro-batch passes through a rank once.
 std::string label(ScheduleKind kind, const Step& step) {
-  const auto name = [](int micro_batch, int chunk) {
-    return fmt::format("{}{}", micro_batch, chunk == 0 ? "" : "'");
+  const auto name = [kind](int micro_batch, int chunk) {
+    return fmt::format("{}{}", micro_batch, kind == ScheduleKind::kDualPipeV && chunk == 1 ? "'" : "");
   };
   const std::string own = name(step.micro_batch, step.chunk);
   switch (step.kind) {

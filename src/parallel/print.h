@@ -9,8 +9,8 @@
 namespace moray {
 
 // One line a rank, time to the right: F3 forward, B3 backward, b3 inputs only, W3 weights, F4&B2 a pair;
-// dashes run on to a step's end, dots are idle time, a prime marks the second of a rank's two chunks. At most
-// `most_columns` wide (labels that do not fit become #).
+// dashes run on to a step's end, dots are idle time, a prime marks the second of a rank's two chunks in
+// DualPipeV. At most `most_columns` wide (labels that do not fit become #).
 std::string schedule_text(const Schedule& schedule, const Timeline& timeline, int most_columns = 1200);
 
 // The picture as an SVG document: colours by kind and chunk, micro-batch numbers, pairs stacked in one frame,
