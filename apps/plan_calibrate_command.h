@@ -16,7 +16,7 @@ struct PlanCalibrateOptions {
   int64_t layers = 4;
   int64_t tokens = 4096;
   int64_t expert_parallel = 64;
-  std::string output;  // a file for the rates, as `moray plan --rates` reads them; empty: none
+  std::string output;  // a file for the rates, as a plan names them in its `rates`; empty: none
   bool json = false;   // one JSON object on stdout instead of tables
 };
 int run_plan_calibrate(const PlanCalibrateOptions& options);
