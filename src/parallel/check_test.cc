@@ -242,6 +242,20 @@ TEST(Check, BoundedBuffersFill) {
       "0); rank 1, step 3 (send activation 3' to 0) waits for rank 0, step 4 (receive activation 2' from 1)");
 }
 
+// A gradient that overtakes an activation to the same rank is fine with tags, and wrong without.
+TEST(Check, TellsWhetherOneQueueSuffices) {
+  Schedule schedule = make_schedule(ScheduleKind::kDualPipe, 2, 4);
+  std::vector<Step>& steps = schedule.steps[0];
+  const auto at = std::adjacent_find(steps.begin(), steps.end(), [](const Step& a, const Step& b) {
+    return a.kind == StepKind::kSendActivation && b.kind == StepKind::kSendGradient;
+  });
+  ASSERT_NE(at, steps.end());
+  std::iter_swap(at, at + 1);
+  const Verdict verdict = check_schedule(schedule);
+  EXPECT_TRUE(verdict.ok) << verdict.problem;
+  EXPECT_FALSE(verdict.in_order_in_one_queue);
+}
+
 TEST(Check, LimitOfActivations) {
   const Verdict verdict = check_schedule(make_schedule(ScheduleKind::kDualPipe, 8, 20), {.most_live = 8});
   EXPECT_EQ(verdict.problem, "rank 0 holds activations of 9 chunks at a time; the limit is 8");

@@ -59,9 +59,9 @@ enum class ScheduleKind : uint8_t { kOneFOneB, kZb1p, kDualPipe, kDualPipeV };
 std::string_view schedule_name(ScheduleKind kind);            // "1f1b", "zb1p", "dualpipe", "dualpipev"
 ScheduleKind schedule_kind_from_name(std::string_view name);  // Error listing the names for any other
 
-// The steps of one rank. Consecutive sends and receives may be posted together as one batch; a send needs its
-// message's receive posted only before the batch's end (check.h tells how many buffers do without that).
-// Error for arguments outside the limits given with each.
+// The steps of one rank. Consecutive sends and receives form a batch, posted together and waited for
+// together; run so, the schedules need no buffers at all. Run one by one they need one buffer a peer,
+// direction and kind (check.h). Error for arguments outside the limits given with each.
 
 // One forward, one backward in turn, after min(ranks − 1 − rank, micro_batches) forwards. Any ranks ≥ 1,
 // micro_batches ≥ 1.
