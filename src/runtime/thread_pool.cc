@@ -10,7 +10,8 @@
 namespace moray {
 
 namespace {
-// About 20 microseconds: longer than the gap between two kernels, short enough not to starve a neighbour process.
+// About 20 microseconds: longer than the gap between two kernels, short enough not to starve a neighbour
+// process.
 constexpr int kSpins = 2000;
 
 // The pool's number of the thread we are on, so that an inline (nested) call keeps its own scratch memory.
@@ -58,7 +59,7 @@ void ThreadPool::run(const Job& job) {
   running_.store(false, std::memory_order_release);
 }
 
-void ThreadPool::drain(int thread) {
+void ThreadPool::drain(int thread) noexcept {
   const Job job = job_;
   for (;;) {
     const int64_t index = next_index_.fetch_add(1, std::memory_order_relaxed);
@@ -85,7 +86,8 @@ int resolve_threads(int asked) {
   if (const char* variable = std::getenv("MORAY_THREADS"); variable != nullptr && *variable != '\0') {
     char* end = nullptr;
     const long value = std::strtol(variable, &end, 10);
-    if (*end != '\0' || value < 1 || value > 4096) fail("MORAY_THREADS: '{}' is no number of threads", variable);
+    if (*end != '\0' || value < 1 || value > 4096)
+      fail("MORAY_THREADS: '{}' is no number of threads", variable);
     return static_cast<int>(value);
   }
   cpu_set_t set;

@@ -19,15 +19,15 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // body(index, thread) for every index in [0, count), handed out one at a time in ascending order (so a body may wait
-  // for a smaller index); returns when all are done. Which thread runs an index is open: results may depend on `index`
-  // alone (`thread` chooses scratch memory). Not reentrant: a call from inside a body runs inline. An exception in a body
-  // is a broken invariant.
+  // body(index, thread) for every index in [0, count), handed out one at a time in ascending order (so a body
+  // may wait for a smaller index); returns when all are done. Which thread runs an index is open: results may
+  // depend on `index` alone (`thread` chooses scratch memory). Not reentrant: a call from inside a body runs
+  // inline. An exception in a body is a broken invariant: it ends the
+  // program with its message on whichever thread, because other bodies may be running or waiting for this one.
   template <class Body>
   void for_each(int64_t count, const Body& body) {
-    run({count, &body, [](const void* b, int64_t index, int thread) {
-           (*static_cast<const Body*>(b))(index, thread);
-         }});
+    run({count, &body,
+         [](const void* b, int64_t index, int thread) { (*static_cast<const Body*>(b))(index, thread); }});
   }
 
   // body(begin, end, thread) over [0, count) in pieces of `piece` elements (the last may be short).
@@ -47,7 +47,7 @@ class ThreadPool {
   };
   void run(const Job& job);
   void work(int thread);
-  void drain(int thread);
+  void drain(int thread) noexcept;
 
   std::vector<std::thread> workers_;
   Job job_;
@@ -58,7 +58,8 @@ class ThreadPool {
   std::atomic<bool> running_ = false;
 };
 
-// The number of threads a command uses: `asked` when positive, else MORAY_THREADS, else the cores this process may run on.
+// The number of threads a command uses: `asked` when positive, else MORAY_THREADS, else the cores this
+// process may run on.
 int resolve_threads(int asked);
 
 }  // namespace moray
