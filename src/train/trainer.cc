@@ -152,9 +152,9 @@ StepResult Trainer::step(const SampleSource& source) {
 
 void Trainer::update_average() {
   if (config_.ema_decay == 0) return;
-  average_thread_ = std::thread([this] {
-    Exec beside = exec_;
-    beside.pool = average_pool_.get();
+  Exec beside = exec_;  // copied on this thread: its owner may change it during the next step
+  beside.pool = average_pool_.get();
+  average_thread_ = std::thread([this, beside]() mutable {
     const std::vector<Parameter> weights = list_parameters(model_), averages = list_parameters(average_);
     for (size_t i = 0; i < weights.size(); ++i)
       ema_update(beside, *weights[i].tensor, config_.ema_decay, *averages[i].tensor);
