@@ -28,7 +28,7 @@ constexpr int64_t kMostElements = int64_t{1} << 56;
 void expect_countable(const Shape& shape) {
   int64_t product = 1;
   for (int64_t extent : shape.extents())
-    if (__builtin_mul_overflow(product, extent, &product) || product > kMostElements)
+    if (extent < 0 || __builtin_mul_overflow(product, extent, &product) || product > kMostElements)
       fail("out of memory: a tensor of shape {}", shape.to_string());
 }
 }  // namespace
