@@ -11,7 +11,7 @@ namespace {
 
 // More than anyone runs, and little enough that steps can be counted in 32 bits and held in memory.
 constexpr int kMostRanks = 4096;
-constexpr int64_t kMostChunks = int64_t{1} << 24;  // ranks × micro_batches
+constexpr int64_t kMostChunks = int64_t{1} << 22;  // ranks × micro_batches
 
 constexpr std::array<std::string_view, 4> kScheduleNames = {"1f1b", "zb1p", "dualpipe", "dualpipev"};
 

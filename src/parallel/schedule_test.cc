@@ -131,7 +131,7 @@ TEST(Schedule, ImpossibleArgumentsGetOneLine) {
   EXPECT_EQ(message(ScheduleKind::kOneFOneB, 0, 4), "1f1b: ranks must be between 1 and 4096, got 0");
   EXPECT_EQ(message(ScheduleKind::kZb1p, 4, 0), "zb1p: micro-batches must be at least 1, got 0");
   EXPECT_EQ(message(ScheduleKind::kZb1p, 4096, 2'000'000'000),
-            "zb1p: 4096 ranks × 2000000000 micro-batches is more than 16777216 chunks");
+            "zb1p: 4096 ranks × 2000000000 micro-batches is more than 4194304 chunks");
   EXPECT_EQ(error_of([] { dual_pipe(8, 8, 20); }), "rank 8 of a pipeline of 8");
   EXPECT_EQ(error_of([] { schedule_kind_from_name("gpipe"); }),
             "schedule 'gpipe': must be one of 1f1b, zb1p, dualpipe, dualpipev");
