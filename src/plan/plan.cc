@@ -33,6 +33,9 @@ void read_settings(Config& config, const fs::path& recipe, PlanInput& input) {
   input.checkpoint_interval_seconds = kSecondsAMinute * positive(config, "plan.checkpoint_minutes", 0, true);
   input.sequence_load_deviation =
       positive(config, "plan.sequence_load_deviation", input.sequence_load_deviation, true);
+  input.straggler_loss = positive(config, "plan.straggler_loss", input.straggler_loss, true);
+  if (input.straggler_loss >= 1)
+    fail("{} is {}, expected less than 1", config.where("plan.straggler_loss"), input.straggler_loss);
   if (const std::string loads = config.string("plan.expert_load", ""); !loads.empty())
     input.expert_load = beside(recipe, loads).string();
   if (const std::string rates = config.string("plan.rates", ""); !rates.empty())
@@ -52,6 +55,8 @@ deepseek::ModelConfig model_of_training_recipe(Config& recipe, std::vector<std::
   return deepseek::ModelConfig::from_recipe(recipe);
 }
 
+}  // namespace
+
 Imbalance imbalance_of(const PlanInput& input) {
   if (input.model.n_routed_experts == 0) return {};
   if (input.expert_load.empty())
@@ -61,6 +66,8 @@ Imbalance imbalance_of(const PlanInput& input) {
   for (ExpertLoadRow& row : read_expert_load(input.expert_load)) loads.push_back(std::move(row.load));
   return imbalance_from_loads(loads, input.layout, input.cluster, input.expert_load);
 }
+
+namespace {
 
 // What a rank writes: its shard of master weights and moments, and of the BF16 weights.
 double checkpoint_bytes(const Layout& layout, const RankMemory& memory) {
@@ -111,7 +118,8 @@ Plan make_plan(PlanInput input) {
   plan.goodput = plan_goodput(input.cluster, gpus, checkpoint_bytes(input.layout, plan.worst_memory()),
                               input.checkpoint_interval_seconds);
   constexpr double kSecondsAnHour = 3600, kHoursADay = 24;
-  plan.gpu_hours = input.tokens / (plan.step.tokens_a_second_a_gpu * plan.goodput.share) / kSecondsAnHour;
+  plan.sustained = plan.step.tokens_a_second_a_gpu * plan.goodput.share * (1 - input.straggler_loss);
+  plan.gpu_hours = input.tokens / plan.sustained / kSecondsAnHour;
   plan.days = plan.gpu_hours / gpus / kHoursADay;
   plan.dollars = plan.gpu_hours * input.cluster.price_per_gpu_hour.value;
   plan.input = std::move(input);

@@ -22,6 +22,7 @@ struct PlanInput {
   double tokens = 1e12;                    // to train on
   double checkpoint_interval_seconds = 0;  // 0: the best one
   double sequence_load_deviation = 1;      // see imbalance_from_distribution
+  double straggler_loss = 0.02;            // share of the time the slowest of many GPUs costs the others
   std::string expert_load;                 // a run's expert_load.jsonl instead of the distribution; "": none
   std::vector<WhatIf> what_ifs;
 };
@@ -41,6 +42,7 @@ struct Plan {
   MemoryPlan memory;
   std::vector<MemorySaving> savings;
   Goodput goodput;
+  double sustained = 0;  // tokens/s a GPU with stragglers and failures
   double gpu_hours = 0;  // for all tokens, failures included
   double days = 0;
   double dollars = 0;
@@ -48,6 +50,9 @@ struct Plan {
   const RankMemory& worst_memory() const { return memory.ranks[memory.worst]; }
   bool fits() const { return worst_memory().total() <= input.cluster.memory_bytes.value; }
 };
+
+// From the input's recorded loads, or else from the distribution.
+Imbalance imbalance_of(const PlanInput& input);
 
 // Throws Error with the layout's objection. A layout that needs more memory than there is gives a plan that
 // does not fit().

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "base/error.h"
 
@@ -27,7 +28,9 @@ double seconds_of(const Machine& machine, const std::array<Work, kPasses>& work)
   return seconds;
 }
 
-// How many stages are needed when none may take longer than `most`, each filled greedily.
+constexpr double kNever = std::numeric_limits<double>::infinity();
+
+// How many stages are needed when none may cost more than `most`, each filled greedily.
 size_t stages_needed(const std::vector<double>& costs, double most) {
   size_t stages = 1;
   double sum = 0;
@@ -51,6 +54,34 @@ double least_bound(const std::vector<double>& costs, size_t stages) {
     (stages_needed(costs, middle) <= stages ? high : low) = middle;
   }
   return high;
+}
+
+// The end of each stage's items: no stage is empty or costs more than the least bound, and the sum of squares
+// is least.
+std::vector<size_t> even_cut(const std::vector<double>& costs, size_t stages) {
+  constexpr double kSlack = 1 + 1e-9;  // sums in another order
+  const double bound = least_bound(costs, stages) * kSlack;
+  const size_t items = costs.size();
+  struct Best {
+    double squares = kNever;
+    size_t begin = 0;  // of the last stage
+  };
+  std::vector<std::vector<Best>> best(stages + 1, std::vector<Best>(items + 1));
+  best[0][0].squares = 0;
+  for (size_t stage = 1; stage <= stages; ++stage)
+    for (size_t end = stage; end + (stages - stage) <= items; ++end) {
+      double cost = 0;
+      for (size_t begin = end; begin-- >= stage;) {
+        cost += costs[begin];
+        if (cost > bound) break;
+        const double squares = best[stage - 1][begin].squares + cost * cost;
+        if (squares < best[stage][end].squares) best[stage][end] = {squares, begin};
+      }
+    }
+  std::vector<size_t> ends(stages);
+  for (size_t stage = stages, end = items; stage > 0; end = best[stage][end].begin, --stage)
+    ends[stage - 1] = end;
+  return ends;
 }
 
 void add(StageContent& content, Item item) {
@@ -89,22 +120,11 @@ std::vector<StageContent> cut_stages(const deepseek::ModelConfig& model, const L
 
   const size_t stages = static_cast<size_t>(layout.stages());
   MORAY_CHECK(stages >= 1 && stages <= items.size());
-  constexpr double kSlack = 1 + 1e-9;
-  const double most = least_bound(costs, stages) * kSlack;
   std::vector<StageContent> contents(stages);
   contents[0].embedding = true;
-  size_t stage = 0;
-  double sum = 0;
-  for (size_t i = 0; i < items.size(); ++i) {
-    // A stage ends when it is full, or when every stage left needs one of the items left.
-    const bool must_leave = items.size() - i <= stages - 1 - stage;
-    if (sum > 0 && stage + 1 < stages && (sum + costs[i] > most || must_leave)) {
-      ++stage;
-      sum = 0;
-    }
-    add(contents[stage], items[i]);
-    sum += costs[i];
-  }
+  const std::vector<size_t> ends = even_cut(costs, stages);
+  for (size_t stage = 0, i = 0; stage < stages; ++stage)
+    for (; i < ends[stage]; ++i) add(contents[stage], items[i]);
   return contents;
 }
 

@@ -17,8 +17,8 @@ struct StageContent {
   int64_t mtp_modules = 0;
 };
 
-// Cuts so that the slowest stage is as fast as it can be (no communication counted); ties put more on early
-// stages. The number of stages must not exceed the number of layers.
+// Cuts so that the slowest stage is as fast as it can be, the others as even as they can be (no communication
+// counted). The number of stages must not exceed the number of layers.
 std::vector<StageContent> cut_stages(const deepseek::ModelConfig& model, const Layout& layout,
                                      const Cluster& cluster, const KernelRates& rates);
 
