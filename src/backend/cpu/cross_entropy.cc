@@ -42,7 +42,7 @@ float exponentials(float* logits, int64_t n, float most) {
     sum += sum_in_lanes(std::min(kKBlock, n - block), [&](int64_t i, auto lanes, FloatVec& part) HWY_ATTR {
       const FloatVec e = vector_exp(FloatTag(), hn::Sub(lanes.load(x + i), splat(most)));
       lanes.store(e, x + i);
-      part = hn::Add(part, lanes.keep(e, hn::Zero(FloatTag())));
+      part = hn::Add(part, e);
     });
   }
   return sum;

@@ -66,7 +66,8 @@ HWY_INLINE float join_lanes(const FloatVec* group) {
 }
 
 // A sum of n terms: virtual lane j takes elements j, j + 16, ... in order. body(i, lanes, sum) adds the terms
-// of the vector at i to `sum`; lanes beyond the end must add 0.
+// of the vector at i to `sum`; what it does to lanes beyond the end is undone (even adding 0 would turn a −0,
+// left by products that underflowed, into a +0, for as many lanes as a vector happens to have).
 template <class Body>
 HWY_INLINE float sum_in_lanes(int64_t n, const Body& body) {
   FloatVec group[kVectorsPerGroup];
@@ -75,10 +76,14 @@ HWY_INLINE float sum_in_lanes(int64_t n, const Body& body) {
   for (; i + kVirtualLanes <= n; i += kVirtualLanes)
     for (int k = 0; k < kVectorsPerGroup; ++k) body(i + k * kVectorLanes, WholeVector{}, group[k]);
   for (int k = 0; k < kVectorsPerGroup; ++k, i += kVectorLanes) {
-    if (n - i >= kVectorLanes)
+    if (n - i >= kVectorLanes) {
       body(i, WholeVector{}, group[k]);
-    else if (n > i)
-      body(i, PartVector{n - i}, group[k]);
+    } else if (n > i) {
+      const PartVector lanes{n - i};
+      const FloatVec before = group[k];
+      body(i, lanes, group[k]);
+      group[k] = lanes.keep(group[k], before);
+    }
   }
   return join_lanes(group);
 }

@@ -66,6 +66,26 @@ TEST(RmsNorm, AgainstDouble) {
   }
 }
 
+// A lane that a sum's last vector does not reach keeps its −0, whatever the vector's length.
+TEST(SumInLanes, LanesBeyondTheEndAreLeftAlone) {
+  for (int64_t width = 1; width <= 49; ++width) {
+    const auto all = [&](float value) {
+      const Tensor x = zeros({1, width});
+      std::fill_n(x.data<float>(), width, value);
+      return x;
+    };
+    const Tensor dh = all(-1e-30f), gate = all(1e-10f), up = all(1e-10f);  // dh·h underflows to −0
+    const Tensor sum = same_everywhere([&](Exec& exec) {
+      const Tensor dgate = zeros(dh.shape()), dup = zeros(dh.shape()), h = zeros(dh.shape());
+      const Tensor router_gate = random_tensor({1}, 1), drouter_gate = zeros({1});
+      swiglu_backward(exec, dh, gate, up, router_gate, dgate, dup, h, drouter_gate);
+      return std::vector{drouter_gate};
+    })[0];
+    EXPECT_EQ(at(sum, 0), 0) << width;
+    EXPECT_EQ(std::signbit(sum.data<float>()[0]), width >= 16) << width;  // fewer leave lanes at their +0
+  }
+}
+
 TEST(RmsNorm, SamplesAddToTheirGroupsInOrderWhateverTheSplit) {
   register_kernels();
   ThreadPool pool(2);
