@@ -22,8 +22,8 @@ class ThreadPool {
   // body(index, thread) for every index in [0, count), handed out one at a time in ascending order (so a body
   // may wait for a smaller index); returns when all are done. Which thread runs an index is open: results may
   // depend on `index` alone (`thread` chooses scratch memory). Not reentrant: a call from inside a body runs
-  // inline. An exception in a body is a broken invariant: it ends the
-  // program with its message on whichever thread, because other bodies may be running or waiting for this one.
+  // inline. An exception in a body is a broken invariant: it ends the program with its message, on whichever
+  // thread, because other bodies may be running or waiting for this one.
   template <class Body>
   void for_each(int64_t count, const Body& body) {
     run({count, &body,
