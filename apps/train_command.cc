@@ -16,7 +16,8 @@ int run_train(const TrainOptions& options) {
   const fs::path folder =
       options.run.empty() ? fs::path("runs") / fs::path(options.recipe).stem() : fs::path(options.run);
   Workplace workplace(options.threads);
-  const RunSummary summary = run_training(workplace.exec, recipe, {folder, options.resume, options.init});
+  const RunSummary summary = run_training(
+      workplace.exec, recipe, {folder, options.resume, options.init, options.trace, options.trace_steps});
   const std::string loss_bits = fmt::format("{:016x}", std::bit_cast<uint64_t>(summary.loss));
   if (options.json) {
     nlohmann::ordered_json json{{"run", folder.string()},

@@ -11,7 +11,9 @@ struct TrainOptions {
   std::vector<std::string> assignments;  // --set key=value
   std::string run;                       // the run's folder; empty: runs/<recipe's name>
   bool resume = false;
-  std::string init;  // Hugging Face folder with the first weights
+  std::string init;   // Hugging Face folder with the first weights
+  std::string trace;  // a Chrome trace of a few steps goes here
+  int64_t trace_steps = 3;
   int threads = 0;
   bool json = false;
 };

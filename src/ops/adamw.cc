@@ -5,26 +5,28 @@
 namespace moray {
 
 namespace {
-const AdamWKernels& slot(const Exec& exec) { return kernels<AdamWKernels>(exec.device); }
+const AdamWKernels& slot(const Exec& exec) {
+  return kernels<AdamWKernels>(exec.device);
+}
 }  // namespace
 
-void adamw_update(Exec& exec, const AdamWStep& step, const Tensor& gradient, const Tensor& weight, const Tensor& m,
-                  const Tensor& v) {
+void adamw_update(Exec& exec, const AdamWStep& step, const Tensor& gradient, const Tensor& weight,
+                  const Tensor& m, const Tensor& v) {
   expect_shape("adamw_update", "weight", weight, gradient.shape());
   expect_shape("adamw_update", "m", m, gradient.shape());
   expect_shape("adamw_update", "v", v, gradient.shape());
   MORAY_CHECK(m.dtype() == v.dtype());
-  filled(slot(exec).update, "adamw_update", exec.device)(exec, step, gradient, weight, m, v);
+  launch(exec, "adamw_update", 0, slot(exec).update, step, gradient, weight, m, v);
 }
 
 void squares_of_blocks(Exec& exec, const Tensor& x, const Tensor& squares_B) {
   expect_shape("squares_of_blocks", "squares", squares_B, {(x.elements() + kNormBlock - 1) / kNormBlock});
-  filled(slot(exec).squares, "squares_of_blocks", exec.device)(exec, x, squares_B);
+  launch(exec, "squares_of_blocks", 0, slot(exec).squares, x, squares_B);
 }
 
 void ema_update(Exec& exec, const Tensor& weight, double decay, const Tensor& average) {
   expect_shape("ema_update", "average", average, weight.shape());
-  filled(slot(exec).ema, "ema_update", exec.device)(exec, weight, decay, average);
+  launch(exec, "ema_update", 0, slot(exec).ema, weight, decay, average);
 }
 
 }  // namespace moray

@@ -10,7 +10,7 @@ void embedding_forward(Exec& exec, const Tensor& ids_T, const Tensor& w_VD, cons
   for (size_t t = 0; t < ids.size(); ++t)
     if (ids[t] < 0 || ids[t] >= w_VD.extent(0))
       fail("token {} at position {} is beyond the vocabulary of {}", ids[t], t, w_VD.extent(0));
-  filled(kernels<EmbeddingKernels>(exec.device).forward, "embedding_forward", exec.device)(exec, ids_T, w_VD, x_TD);
+  launch(exec, "embedding_forward", 0, kernels<EmbeddingKernels>(exec.device).forward, ids_T, w_VD, x_TD);
 }
 
 void embedding_backward_weight(Exec& exec, const Tensor& dx_TD, const Tensor& ids_T, const SampleRows& rows,
@@ -19,8 +19,8 @@ void embedding_backward_weight(Exec& exec, const Tensor& dx_TD, const Tensor& id
   expect_shape("embedding_backward_weight", "ids", ids_T, {dx_TD.extent(0)});
   expect_shape("embedding_backward_weight", "dw", dw_GVD,
                {rows.gradient_groups, dw_GVD.extent(1), dx_TD.extent(1)});
-  filled(kernels<EmbeddingKernels>(exec.device).backward_weight, "embedding_backward_weight", exec.device)(
-      exec, dx_TD, ids_T, rows, dw_GVD);
+  launch(exec, "embedding_backward_weight", 0, kernels<EmbeddingKernels>(exec.device).backward_weight, dx_TD,
+         ids_T, rows, dw_GVD);
 }
 
 }  // namespace moray

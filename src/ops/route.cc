@@ -5,7 +5,9 @@
 namespace moray {
 
 namespace {
-const RouteKernels& slot(const Exec& exec) { return kernels<RouteKernels>(exec.device); }
+const RouteKernels& slot(const Exec& exec) {
+  return kernels<RouteKernels>(exec.device);
+}
 }  // namespace
 
 void route_forward(Exec& exec, const Tensor& logits_TE, const Tensor& bias_E, const RouterConfig& config,
@@ -17,8 +19,8 @@ void route_forward(Exec& exec, const Tensor& logits_TE, const Tensor& bias_E, co
   expect_shape("route_forward", "gates", gates_TK, ids_TK.shape());
   MORAY_CHECK(experts % config.n_group == 0 && config.topk_group <= config.n_group &&
               config.num_experts_per_tok <= experts / config.n_group * config.topk_group);
-  filled(slot(exec).forward, "route_forward", exec.device)(exec, logits_TE, bias_E, config, ids_given, scores_TE,
-                                                          ids_TK, gates_TK);
+  launch(exec, "route_forward", 0, slot(exec).forward, logits_TE, bias_E, config, ids_given, scores_TE,
+         ids_TK, gates_TK);
 }
 
 void route_backward(Exec& exec, const Tensor& dgates_TK, const Tensor& scores_TE, const Tensor& ids_TK,
@@ -26,8 +28,8 @@ void route_backward(Exec& exec, const Tensor& dgates_TK, const Tensor& scores_TE
   expect_shape("route_backward", "dgates", dgates_TK, ids_TK.shape());
   if (dscores_TE.defined()) expect_shape("route_backward", "dscores", dscores_TE, scores_TE.shape());
   expect_shape("route_backward", "dlogits", dlogits_TE, scores_TE.shape());
-  filled(slot(exec).backward, "route_backward", exec.device)(exec, dgates_TK, scores_TE, ids_TK, config, dscores_TE,
-                                                            dlogits_TE);
+  launch(exec, "route_backward", 0, slot(exec).backward, dgates_TK, scores_TE, ids_TK, config, dscores_TE,
+         dlogits_TE);
 }
 
 void balance_loss_forward(Exec& exec, const Tensor& scores_TE, int64_t samples, int64_t num_experts_per_tok,
@@ -35,8 +37,8 @@ void balance_loss_forward(Exec& exec, const Tensor& scores_TE, int64_t samples, 
   MORAY_CHECK(samples > 0 && scores_TE.extent(0) % samples == 0);
   expect_shape("balance_loss_forward", "fraction", fraction_SE, {samples, scores_TE.extent(1)});
   expect_shape("balance_loss_forward", "loss", loss_S, {samples});
-  filled(slot(exec).balance_forward, "balance_loss_forward", exec.device)(exec, scores_TE, samples,
-                                                                         num_experts_per_tok, fraction_SE, loss_S);
+  launch(exec, "balance_loss_forward", 0, slot(exec).balance_forward, scores_TE, samples, num_experts_per_tok,
+         fraction_SE, loss_S);
 }
 
 void balance_loss_backward(Exec& exec, const Tensor& scores_TE, const Tensor& fraction_SE, int64_t samples,
@@ -44,8 +46,8 @@ void balance_loss_backward(Exec& exec, const Tensor& scores_TE, const Tensor& fr
   MORAY_CHECK(samples > 0 && scores_TE.extent(0) % samples == 0);
   expect_shape("balance_loss_backward", "fraction", fraction_SE, {samples, scores_TE.extent(1)});
   expect_shape("balance_loss_backward", "dscores", dscores_TE, scores_TE.shape());
-  filled(slot(exec).balance_backward, "balance_loss_backward", exec.device)(exec, scores_TE, fraction_SE, samples,
-                                                                           coefficient, dscores_TE);
+  launch(exec, "balance_loss_backward", 0, slot(exec).balance_backward, scores_TE, fraction_SE, samples,
+         coefficient, dscores_TE);
 }
 
 }  // namespace moray

@@ -2,6 +2,8 @@
 
 namespace moray {
 
-const char* device_name(Device device) { return device == Device::cpu ? "cpu" : "reference"; }
+const char* device_name(Device device) {
+  return device == Device::cpu ? "cpu" : "reference";
+}
 
 }  // namespace moray

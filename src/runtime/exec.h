@@ -2,6 +2,7 @@
 #pragma once
 
 #include "runtime/thread_pool.h"
+#include "runtime/trace.h"
 #include "tensor/tensor.h"
 
 namespace moray {
@@ -16,6 +17,7 @@ struct Exec {
   ThreadPool* pool = nullptr;
   Allocator* allocator = nullptr;
   DType dtype = DType::f32;  // of activations; f64 on the reference device is what gradients are checked in
+  Tracer* tracer = nullptr;  // when set, every op is recorded
 
   Tensor empty(Shape shape) const { return Tensor::empty(*allocator, shape, dtype); }
   Tensor zeros(Shape shape) const { return Tensor::zeros(*allocator, shape, dtype); }

@@ -1,8 +1,9 @@
-// Kernel slots: an op family is a struct of plain function pointers, one instance a device, filled at start-up by the
-// backends from explicit lists.
+// Kernel slots: an op family is a struct of plain function pointers, one instance a device, filled at
+// start-up by the backends from explicit lists.
 #pragma once
 
 #include <array>
+#include <type_traits>
 
 #include "runtime/exec.h"
 
@@ -14,11 +15,25 @@ Kernels& kernels(Device device) {
   return slots[static_cast<size_t>(device)];
 }
 
-// The kernel itself; an empty slot throws "[op] no kernel for this device".
-template <class Function>
-Function* filled(Function* kernel, const char* op, Device device) {
-  if (kernel == nullptr) fail("[{}] no kernel for device {}", op, device_name(device));
-  return kernel;
+// Calls a kernel as `kernel(exec, arguments...)`; an empty slot throws "[op] no kernel for this device". With
+// a tracer the call is recorded: its floating-point operations as given, its bytes those of all tensors among
+// the arguments.
+template <class Kernel, class... Arguments>
+void launch(Exec& exec, const char* op, double flops, Kernel* kernel, Arguments&&... arguments) {
+  if (kernel == nullptr) fail("[{}] no kernel for device {}", op, device_name(exec.device));
+  if (exec.tracer == nullptr) {
+    kernel(exec, arguments...);
+    return;
+  }
+  const Tracer::Clock::time_point start = Tracer::Clock::now();
+  kernel(exec, arguments...);
+  const auto bytes_of = [](const auto& argument) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(argument)>, Tensor>)
+      return argument.defined() ? static_cast<double>(argument.bytes()) : 0.0;
+    else
+      return 0.0;
+  };
+  exec.tracer->record(op, start, (0.0 + ... + bytes_of(arguments)), flops);
 }
 
 }  // namespace moray

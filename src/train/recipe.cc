@@ -29,9 +29,9 @@ OptimizerConfig optimizer_from(Config& config) {
   constexpr double kBelowOne = 1 - 1e-9;
   optimizer.beta1 = number_in(config, "train.adamw.beta1", optimizer.beta1, 0, kBelowOne);
   optimizer.beta2 = number_in(config, "train.adamw.beta2", optimizer.beta2, 0, kBelowOne);
-  optimizer.eps = config.number("train.adamw.eps", optimizer.eps);
-  optimizer.weight_decay = config.number("train.adamw.weight_decay", optimizer.weight_decay);
-  optimizer.clip_norm = config.number("train.adamw.clip_norm", optimizer.clip_norm);
+  optimizer.eps = number_in(config, "train.adamw.eps", optimizer.eps, 0, 1e30);
+  optimizer.weight_decay = number_in(config, "train.adamw.weight_decay", optimizer.weight_decay, 0, 1e30);
+  optimizer.clip_norm = number_in(config, "train.adamw.clip_norm", optimizer.clip_norm, 0, 1e30);
   optimizer.moment_dtype = dtype_of_name(config, "train.adamw.moments", "f32");
   return optimizer;
 }
@@ -50,12 +50,15 @@ TrainConfig train_from(Config& config) {
   train.mtp_loss_weight = Schedule::from_recipe(config, "train.mtp_loss_weight", 0.3, train.tokens);
   train.balance_bias_update_speed =
       Schedule::from_recipe(config, "train.balance_bias_update_speed", 0.001, train.tokens);
-  train.balance_loss_alpha = config.number("train.balance_loss_alpha", train.balance_loss_alpha);
+  train.balance_loss_alpha = number_in(config, "train.balance_loss_alpha", train.balance_loss_alpha, 0, 1e30);
   train.optimizer = optimizer_from(config);
   train.ema_decay = number_in(config, "train.ema_decay", train.ema_decay, 0, 1 - 1e-9);
   train.max_bad_steps = at_least(config, "train.max_bad_steps", train.max_bad_steps, 1);
   if (train.batch_size.at(1) < 1 || train.batch_size.greatest() > 1e9)
     fail("{}: batch sizes must lie between 1 and 1e9", config.where("train.batch_size"));
+  if (static_cast<double>(train.batch_multiple) > train.batch_size.greatest())
+    fail("{} is {}, more than the greatest batch size {}", config.where("train.batch_multiple"), train.batch_multiple,
+         train.batch_size.greatest());
   return train;
 }
 

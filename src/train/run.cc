@@ -77,6 +77,32 @@ void expect_fitting_dataset(const Dataset& dataset, const Recipe& recipe) {
          recipe.data.newline_split_rate);
 }
 
+// Traces a few steps of a run, once memory is warm, and then writes and shows what it saw.
+class StepTracer {
+ public:
+  StepTracer(Exec& exec, const RunOptions& options) : exec_(exec), options_(options) {}
+  ~StepTracer() { exec_.tracer = nullptr; }
+
+  void before_step() {
+    if (options_.trace.empty()) return;
+    constexpr int64_t kWarmUpSteps = 2;
+    if (steps_ == kWarmUpSteps) exec_.tracer = &tracer_;
+    if (steps_ == kWarmUpSteps + options_.trace_steps) {
+      exec_.tracer = nullptr;
+      write_file_atomically(options_.trace, tracer_.chrome_json());
+      log::info("{} steps traced, in {} (opens in Perfetto)\n{}", options_.trace_steps,
+                options_.trace.string(), tracer_.table());
+    }
+    ++steps_;
+  }
+
+ private:
+  Exec& exec_;
+  const RunOptions& options_;
+  Tracer tracer_;
+  int64_t steps_ = 0;
+};
+
 // Everything of one run that lives as long as it.
 class Run {
  public:
@@ -102,7 +128,9 @@ class Run {
     StopRequest stop;
     announce();
     Progress progress("train", recipe_.train.tokens, "tokens", trainer_.counters().tokens);
+    StepTracer tracer(trainer_.exec(), options_);
     while (!trainer_.finished() && !stop.made()) {
+      tracer.before_step();
       const StepMetrics row = step();
       metrics.write(row);
       tensorboard.write(row.step, static_cast<double>(std::time(nullptr)), tensorboard_scalars(row));

@@ -14,6 +14,8 @@ struct RunOptions {
   fs::path folder;      // runs/NAME
   bool resume = false;  // go on from the newest checkpoint in the folder, or start when there is none
   fs::path init;        // Hugging Face folder to take the first weights from; empty: random
+  fs::path trace;       // Chrome trace of a few steps, and their table on stderr; empty: none
+  int64_t trace_steps = 3;
 };
 
 struct RunSummary {

@@ -1,5 +1,7 @@
 #include "train/schedule.h"
 
+#include <cmath>
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -42,14 +44,22 @@ int64_t end_of_phase(Config& recipe, const std::string& at, int64_t total_tokens
     fail("{} is {}, expected more than 0 and at most 1", recipe.where(at + ".until_fraction"), fraction);
   return static_cast<int64_t>(fraction * static_cast<double>(total_tokens));
 }
+
+// What schedules set (rates, sizes, weights) is never negative.
+double value_at(Config& recipe, const std::string& key, double fallback) {
+  const double value = recipe.number(key, fallback);
+  if (!(value >= 0 && std::isfinite(value)))
+    fail("{} is {}, expected a finite number, 0 or more", recipe.where(key), value);
+  return value;
+}
 }  // namespace
 
 Schedule Schedule::from_recipe(Config& recipe, const std::string& key, double fallback,
                                int64_t total_tokens) {
-  if (!recipe.is_array(key)) return Schedule(recipe.number(key, fallback));
+  if (!recipe.is_array(key)) return Schedule(value_at(recipe, key, fallback));
   const int64_t count = recipe.table_count(key);
   if (count == 0) fail("{} has no phase", recipe.where(key));
-  const double from = recipe.number(key + ".0.from", 0);
+  const double from = value_at(recipe, key + ".0.from", 0);
   std::vector<SchedulePhase> phases;
   int64_t begin = 0;
   for (int64_t index = 0; index < count; ++index) {
@@ -63,7 +73,7 @@ Schedule Schedule::from_recipe(Config& recipe, const std::string& key, double fa
       phase.shape = PhaseShape::cosine;
     else if (shape != "constant")
       fail("{} is '{}', expected 'linear', 'cosine' or 'constant'", recipe.where(at + ".shape"), shape);
-    phase.to = recipe.number(at + ".to", 0);
+    phase.to = value_at(recipe, at + ".to", 0);
     if (phase.until_tokens <= begin)
       fail("{} ends at {} tokens, expected more than {}, where the phase before it ends", recipe.where(at),
            phase.until_tokens, begin);
