@@ -35,7 +35,15 @@ LoadedModel load_model_argument(const Exec& exec, const std::string& path, const
   return loaded;
 }
 
-Workplace::Workplace(int threads) : pool(resolve_threads(threads)) {
+namespace {
+int expect_few(int threads) {
+  constexpr int kMostThreads = 4096;
+  if (threads > kMostThreads) fail("--threads is {}, expected at most {}", threads, kMostThreads);
+  return threads;
+}
+}  // namespace
+
+Workplace::Workplace(int threads) : pool(resolve_threads(expect_few(threads))) {
   register_backends();
   exec = {Device::cpu, &pool, &allocator, DType::f32};
 }

@@ -29,7 +29,8 @@ OptimizerConfig optimizer_from(Config& config) {
   constexpr double kBelowOne = 1 - 1e-9;
   optimizer.beta1 = number_in(config, "train.adamw.beta1", optimizer.beta1, 0, kBelowOne);
   optimizer.beta2 = number_in(config, "train.adamw.beta2", optimizer.beta2, 0, kBelowOne);
-  optimizer.eps = number_in(config, "train.adamw.eps", optimizer.eps, 0, 1e30);
+  // Above 0 in f32 too: a weight that never had a gradient (an unseen token's embedding) moves by 0 / eps.
+  optimizer.eps = number_in(config, "train.adamw.eps", optimizer.eps, 1e-37, 1e30);
   optimizer.weight_decay = number_in(config, "train.adamw.weight_decay", optimizer.weight_decay, 0, 1e30);
   optimizer.clip_norm = number_in(config, "train.adamw.clip_norm", optimizer.clip_norm, 0, 1e30);
   optimizer.moment_dtype = dtype_of_name(config, "train.adamw.moments", "f32");
@@ -57,8 +58,8 @@ TrainConfig train_from(Config& config) {
   if (train.batch_size.at(1) < 1 || train.batch_size.greatest() > 1e9)
     fail("{}: batch sizes must lie between 1 and 1e9", config.where("train.batch_size"));
   if (static_cast<double>(train.batch_multiple) > train.batch_size.greatest())
-    fail("{} is {}, more than the greatest batch size {}", config.where("train.batch_multiple"), train.batch_multiple,
-         train.batch_size.greatest());
+    fail("{} is {}, more than the greatest batch size {}", config.where("train.batch_multiple"),
+         train.batch_multiple, train.batch_size.greatest());
   return train;
 }
 

@@ -44,6 +44,7 @@ TEST(CommandLine, MistakesAreOneLine) {
   expect_refusal(moray({"train", "a.toml", "--threads", "0"}), {"--threads", "0"});
   expect_refusal(moray({"train", "a.toml", "--threads", "many"}), {"--threads", "many"});
   expect_refusal(moray({"train", "a.toml", "--resume", "later"}), {"--resume", "later"});
+  expect_refusal(moray({"generate", "--model", "m", "--threads", "100000"}), {"--threads", "100000"});
   expect_refusal(moray({"tokenizer"}), {"moray tokenizer --help"});
   expect_refusal(moray({"generate", "--model", "m", "--prompt", "a", "--prefix", "b"}),
                  {"--prefix", "--prompt"});

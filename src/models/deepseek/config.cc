@@ -1,5 +1,6 @@
 #include "models/deepseek/config.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 namespace moray::deepseek {
@@ -86,6 +87,14 @@ void ModelConfig::validate() const {
   expect_at_least("v_head_dim", v_head_dim, 1);
   expect_at_least("max_position_embeddings", max_position_embeddings, 1);
   expect_at_least("num_nextn_predict_layers", num_nextn_predict_layers, 0);
+  constexpr int64_t kMostLayers = 4096;  // each is a struct, whatever its shape
+  if (num_hidden_layers > kMostLayers || num_nextn_predict_layers > kMostLayers)
+    fail("model.num_hidden_layers is {} and model.num_nextn_predict_layers {}, expected at most {}", num_hidden_layers,
+         num_nextn_predict_layers, kMostLayers);
+  if (!(initializer_range >= 0 && std::isfinite(initializer_range)))
+    fail("model.initializer_range is {}, expected a finite number, 0 or more", initializer_range);
+  if (!std::isfinite(routed_scaling_factor))
+    fail("model.routed_scaling_factor is {}, expected a finite number", routed_scaling_factor);
   if (qk_rope_head_dim % 2 != 0)
     fail("model.qk_rope_head_dim is {}, expected an even number", qk_rope_head_dim);
   if (first_k_dense_replace > 0) expect_at_least("intermediate_size", intermediate_size, 1);
