@@ -8,6 +8,7 @@
 #include "apps/model_argument.h"
 #include "backend/simd.h"
 #include "base/random.h"
+#include "bench/limits.h"
 #include "bench/peak.h"
 #include "train/trainer.h"
 
@@ -35,6 +36,35 @@ double flops_a_token(const deepseek::ModelConfig& model, int64_t sequence_length
 }
 
 }  // namespace
+
+int run_bench_limits(const BenchLimitsOptions& options) {
+  const Limits limits = measure_limits(resolve_threads(options.threads));
+  if (!options.json) {
+    fmt::print("{}", limits_table(limits));
+    return 0;
+  }
+  nlohmann::ordered_json figures = nlohmann::ordered_json::array();
+  const auto rate = [](const Rate& r) {
+    return nlohmann::ordered_json{{"best", r.best}, {"median", r.median}};
+  };
+  for (const LimitFigure& figure : limits.figures)
+    figures.push_back({{"name", figure.name},
+                       {"unit", figure.unit},
+                       {"one_thread", rate(figure.one)},
+                       {"all_threads", rate(figure.all)}});
+  const nlohmann::ordered_json all = {{"machine", machine_name()},
+                                      {"threads", limits.threads},
+                                      {"l1_bytes", limits.caches.l1},
+                                      {"l2_bytes", limits.caches.l2},
+                                      {"l3_bytes", limits.caches.l3},
+                                      {"figures", figures},
+                                      {"spread", limits.spread},
+                                      {"load_average", limits.noise.load_average},
+                                      {"other_processes", limits.noise.others},
+                                      {"steal", limits.noise.steal}};
+  fmt::print("{}\n", all.dump());
+  return 0;
+}
 
 int run_bench_step(const BenchStepOptions& options) {
   Config config = Config::read(options.recipe);

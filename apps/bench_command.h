@@ -1,10 +1,18 @@
-// moray bench: how fast this machine trains a recipe's model.
+// moray bench: how fast this machine is, and how fast it trains a recipe's model.
 #pragma once
 
 #include <string>
 #include <vector>
 
 namespace moray {
+
+struct BenchLimitsOptions {
+  int threads = 0;
+  bool json = false;
+};
+// Multiply-adds in f32 and int8, bandwidth of caches and memory, on one and on all threads, and how noisy the
+// machine was meanwhile.
+int run_bench_limits(const BenchLimitsOptions&);
 
 struct BenchStepOptions {
   std::string recipe;

@@ -249,6 +249,14 @@ void add_report(CLI::App& app, Action& action) {
 void add_bench(CLI::App& app, Action& action) {
   CLI::App* bench = app.add_subcommand("bench", "how fast this machine is");
   bench->require_subcommand(1);
+  auto* limits = add_command(
+      *bench, "limits", "what this machine can do: multiply-adds, caches, memory; and how noisy it is now",
+      "  moray bench limits\n  moray bench limits --threads 2 --json\n");
+  auto limits_options = std::make_shared<moray::BenchLimitsOptions>();
+  add_threads(limits, limits_options->threads);
+  add_json(limits, limits_options->json);
+  limits->callback([=, &action] { action = [=] { return moray::run_bench_limits(*limits_options); }; });
+
   auto* step = add_command(
       *bench, "step", "whole training steps of a recipe's model, against the multiply-add peak",
       "  moray bench step recipes/small.toml\n  moray bench step recipes/tiny.toml --threads 1\n");
