@@ -18,4 +18,16 @@ struct PlanOptions {
 };
 int run_plan(const PlanOptions& options);
 
+struct PlanSearchOptions {
+  PlanOptions plan;              // html and trace unused
+  std::vector<int64_t> gpus;     // --gpus N ...: default the recipe's own number
+  int64_t sequences = 0;         // --sequences: of a step; 0: the recipe's own
+  std::string rank_by = "cost";  // --rank-by cost or time
+  int64_t most = 20;             // --top: rows to show
+};
+int run_plan_search(const PlanSearchOptions& options);
+
+// Other shapes of the model at equal communication.
+int run_plan_shapes(const PlanOptions& options);
+
 }  // namespace moray
