@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/model_argument.h"
 #include "backend/simd.h"
@@ -33,6 +35,81 @@ double flops_a_token(const deepseek::ModelConfig& model, int64_t sequence_length
   const double layers = static_cast<double>(model.num_hidden_layers) + depths;
   const double attention = 3 * 2 * widths * layers * static_cast<double>(sequence_length + 1) / 2;
   return 6 * active + attention;
+}
+
+// A recipe's trainer on random tokens.
+class StepBench {
+ public:
+  StepBench(const Recipe& recipe, int threads)
+      : workplace_(threads), trainer_(workplace_.exec, recipe.model, recipe.train) {
+    const auto vocabulary = static_cast<uint64_t>(recipe.model.vocab_size);
+    source_ = [vocabulary](uint64_t n, std::span<int32_t> tokens, std::span<int32_t> starts) {
+      Random random(1, n);
+      for (int32_t& token : tokens) token = static_cast<int32_t>(random.below(vocabulary));
+      std::fill(starts.begin(), starts.end(), 0);
+    };
+    trainer_.step(source_);  // warms memory up
+  }
+
+  void step() {
+    const auto start = std::chrono::steady_clock::now();
+    const StepResult result = trainer_.step(source_);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best_rate_ = std::max(best_rate_, static_cast<double>(result.batch_tokens) / seconds);
+  }
+
+  // Where the time of one more step goes.
+  std::string table() {
+    Tracer tracer;
+    workplace_.exec.tracer = &tracer;
+    trainer_.step(source_);
+    workplace_.exec.tracer = nullptr;
+    return tracer.table();
+  }
+
+  int threads() const { return workplace_.pool.threads(); }
+  double best_rate() const { return best_rate_; }  // tokens a second
+
+ private:
+  Workplace workplace_;
+  Trainer trainer_;
+  SampleSource source_;
+  double best_rate_ = 0;
+};
+
+struct StepFigures {
+  int threads = 1;
+  double tokens_per_second = 0, flops_per_token = 0, fma_peak = 0;
+  double one_thread_tokens_per_second = 0;  // 0: not measured
+
+  double gflops() const { return tokens_per_second * flops_per_token / 1e9; }
+};
+
+void print_text(const StepFigures& figures, const std::string& table) {
+  fmt::print(
+      "{:.0f} tokens/s, {:.1f} MFLOP a token: {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f} "
+      "GFLOP/s, {}, {} threads)\n",
+      figures.tokens_per_second, figures.flops_per_token / 1e6, figures.gflops(),
+      100 * figures.gflops() / figures.fma_peak, figures.fma_peak, simd_name(), figures.threads);
+  if (figures.one_thread_tokens_per_second > 0)
+    fmt::print("one thread: {:.0f} tokens/s; {} threads are {:.2f} times as fast\n",
+               figures.one_thread_tokens_per_second, figures.threads,
+               figures.tokens_per_second / figures.one_thread_tokens_per_second);
+  fmt::print("{}", table);
+}
+
+void print_json(const StepFigures& figures, const std::string& table) {
+  nlohmann::ordered_json json = {{"tokens_per_second", figures.tokens_per_second},
+                                 {"flops_per_token", figures.flops_per_token},
+                                 {"gflops", figures.gflops()},
+                                 {"fma_peak_gflops", figures.fma_peak},
+                                 {"ratio", figures.gflops() / figures.fma_peak},
+                                 {"threads", figures.threads},
+                                 {"simd", simd_name()}};
+  if (figures.one_thread_tokens_per_second > 0)
+    json["one_thread_tokens_per_second"] = figures.one_thread_tokens_per_second;
+  fmt::print("{}\n", json.dump());
+  fmt::print(stderr, "{}", table);
 }
 
 }  // namespace
@@ -70,38 +147,24 @@ int run_bench_step(const BenchStepOptions& options) {
   Config config = Config::read(options.recipe);
   for (const std::string& assignment : options.assignments) config.set(assignment);
   const Recipe recipe = Recipe::from_config(config);
-  Workplace workplace(options.threads);
-  const int threads = workplace.pool.threads();
-  Trainer trainer(workplace.exec, recipe.model, recipe.train);
-  const SampleSource source = [&](uint64_t n, std::span<int32_t> tokens, std::span<int32_t> starts) {
-    Random random(1, n);
-    for (int32_t& token : tokens)
-      token = static_cast<int32_t>(random.below(static_cast<uint64_t>(recipe.model.vocab_size)));
-    std::fill(starts.begin(), starts.end(), 0);
-  };
-  double best_rate = 0;
-  for (int step = 0; step <= options.steps; ++step) {  // the first warms memory up
-    const auto start = std::chrono::steady_clock::now();
-    const StepResult result = trainer.step(source);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if (step > 0) best_rate = std::max(best_rate, static_cast<double>(result.batch_tokens) / seconds);
+  StepBench bench(recipe, resolve_threads(options.threads));
+  std::optional<StepBench> alone;
+  if (options.scaling) alone.emplace(recipe, 1);
+  for (int step = 0; step < options.steps; ++step) {  // in turns, so that noise meets both
+    bench.step();
+    if (alone) alone->step();
   }
-  const double flops = flops_a_token(recipe.model, recipe.train.sequence_length);
-  const double gflops = best_rate * flops / 1e9, peak = fma_peak_gflops(simd_name(), threads);
+  StepFigures figures;
+  figures.threads = bench.threads();
+  figures.tokens_per_second = bench.best_rate();
+  figures.flops_per_token = flops_a_token(recipe.model, recipe.train.sequence_length);
+  figures.fma_peak = fma_peak_gflops(simd_name(), bench.threads());
+  if (alone) figures.one_thread_tokens_per_second = alone->best_rate();
+  const std::string table = options.table ? bench.table() : "";
   if (options.json)
-    fmt::print("{}\n", nlohmann::ordered_json{{"tokens_per_second", best_rate},
-                                              {"flops_per_token", flops},
-                                              {"gflops", gflops},
-                                              {"fma_peak_gflops", peak},
-                                              {"ratio", gflops / peak},
-                                              {"threads", threads},
-                                              {"simd", simd_name()}}
-                           .dump());
+    print_json(figures, table);
   else
-    fmt::print(
-        "{:.0f} tokens/s, {:.1f} MFLOP a token: {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f} "
-        "GFLOP/s, {}, {} threads)\n",
-        best_rate, flops / 1e6, gflops, 100 * gflops / peak, peak, simd_name(), threads);
+    print_text(figures, table);
   return 0;
 }
 

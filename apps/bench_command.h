@@ -19,6 +19,8 @@ struct BenchStepOptions {
   std::vector<std::string> assignments;  // --set key=value
   int steps = 3;
   int threads = 0;
+  bool scaling = false;  // beside it the same on one thread
+  bool table = false;    // where the time of a step goes, by op family
   bool json = false;
 };
 // Times forward, backward and optimizer of whole steps on random tokens, and holds them against the

@@ -168,6 +168,12 @@ void add_train(CLI::App& app, Action& action) {
           ->type_name("[auto]")
           ->check(CLI::IsMember({"auto"}));
   train->add_option("--init", options->init, "Hugging Face folder to take the first weights from");
+  train->add_option(
+      "--trace", options->trace,
+      "file for a Chrome trace of a few steps (Perfetto opens it); prints a table of where the time went");
+  train->add_option("--trace-steps", options->trace_steps, "steps to trace, after two of warm-up")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   add_threads(train, options->threads);
   add_json(train, options->json);
   train->callback([=, &action] {
@@ -271,6 +277,8 @@ void add_bench(CLI::App& app, Action& action) {
   step->add_option("--steps", options->steps, "steps to time")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  step->add_flag("--scaling", options->scaling, "also on one thread, in turns");
+  step->add_flag("--table", options->table, "where the time of a step goes, by op family");
   add_threads(step, options->threads);
   add_json(step, options->json);
   step->callback([=, &action] { action = [=] { return moray::run_bench_step(*options); }; });

@@ -85,10 +85,13 @@ void Sheet::compute_row(const std::string& name, double flops, const std::vector
   const std::vector<Timing> timings = time_in_turns(contestants, seconds);
   std::string figures = fmt::format("{:>8.1f} GFLOP/s (median {:.1f})", flops / timings[0].best * 1e-9,
                                     flops / timings[0].median * 1e-9);
+  double best_peer = 0;
   for (size_t c = 1; c < contestants.size(); ++c) {
+    best_peer = std::max(best_peer, timings[0].best / timings[c].best);
     const double rate = flops / timings[c].best * 1e-9;
     figures += fmt::format(", {} {:.1f} = {:.1f}%", contestants[c].name, rate, 100 * rate / peak_gflops_);
   }
+  if (best_peer > 0) figures += fmt::format("; {:.2f} x the better peer", 1 / best_peer);
   row(name, figures, flops / timings[0].best * 1e-9 / peak_gflops_, "peak", bar);
 }
 

@@ -1,0 +1,133 @@
+// Ops that move more than they compute, against the bandwidth they need: every tensor read once and written
+// once. Usage: rows_bench [THREADS] [avx2|avx512] [FILTER].
+//
+// Claim: AdamW, norms, SwiGLU and permutation at 80% or more. What only reads is held against the read
+// bandwidth, what writes where it reads against that of updates in place, the rest against the best copy.
+//
+// T rows, D width, R expert rows, K experts a token.
+#include <fmt/format.h>
+
+#include "bench/sheet.h"
+#include "ops/adamw.h"
+#include "ops/elementwise.h"
+#include "ops/permute.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/swiglu.h"
+
+namespace moray {
+namespace {
+
+constexpr double kBar = 0.80;
+constexpr int64_t kRows = 16384, kWidth = 2048;  // 128 MiB in f32: past the caches
+
+class RowsBench {
+ public:
+  explicit RowsBench(const BenchArguments& arguments)
+      : sheet_("Ops bound by memory, share of the bandwidth they need", arguments.threads, arguments.filter),
+        exec_(sheet_.exec()) {}
+
+  // `tensors`: how many of T·D elements are read or written, each once.
+  void row(const std::string& name, DType dtype, double tensors, Moves moves,
+           const std::function<void()>& run, std::optional<double> bar = kBar) {
+    const double bytes =
+        tensors * static_cast<double>(kRows * kWidth) * static_cast<double>(dtype_bytes(dtype));
+    sheet_.memory_row(fmt::format("{} {}", dtype_name(dtype), name), bytes, moves, run, bar);
+  }
+
+  void norms(DType dtype) {
+    const Tensor x = wide(dtype), y = wide(dtype), dx = wide(dtype);
+    const Tensor w = sheet_.tensor({kWidth}), rstd = sheet_.tensor({kRows}), dw = sheet_.tensor({1, kWidth});
+    row("norm forward", dtype, 2, Moves::elsewhere, [&] { rms_norm_forward(exec_, x, w, 1e-6, y, rstd); });
+    row("norm backward input", dtype, 3, Moves::elsewhere,
+        [&] { rms_norm_backward_input(exec_, y, x, w, rstd, dx); });
+    row("norm backward weight", dtype, 2, Moves::read, [&] {
+      rms_norm_backward_weight(exec_, y, x, rstd, {4, kRows / 4, 0, 1}, dw);
+    });
+  }
+
+  void swiglu(DType dtype) {
+    const Tensor gate = wide(dtype), up = wide(dtype), h = wide(dtype), dh = wide(dtype);
+    const Tensor dgate = wide(dtype), dup = wide(dtype);
+    const Tensor router = sheet_.tensor({kRows}), drouter = sheet_.tensor({kRows});
+    row("SwiGLU forward", dtype, 3, Moves::elsewhere, [&] { swiglu_forward(exec_, gate, up, h); });
+    row("SwiGLU backward", dtype, 6, Moves::elsewhere,
+        [&] { swiglu_backward(exec_, dh, gate, up, router, dgate, dup, h, drouter); });
+  }
+
+  // Rows to experts and back, 8 of 64 a token. A token's row is needed by K expert rows far apart: it counts
+  // K times.
+  void permutation(DType dtype) {
+    constexpr int64_t kChoices = 8, kExperts = 64, kTokens = kRows / kChoices, kSamples = 4;
+    const Tensor x = sheet_.tensor({kTokens, kWidth}, dtype), y = wide(dtype),
+                 gates = sheet_.tensor({kTokens, kChoices});
+    const Tensor ids = exec_.empty_i32({kTokens, kChoices});
+    for (int64_t t = 0; t < kTokens; ++t)
+      for (int64_t k = 0; k < kChoices; ++k)  // one of each eight, as a hash of the token says
+        ids.data<int32_t>()[t * kChoices + k] = static_cast<int32_t>(
+            8 * k + static_cast<int64_t>((static_cast<uint64_t>(t * kChoices + k) * 2654435761U) >> 16) % 8);
+    DispatchPlan plan = allocate_dispatch_plan(exec_, kTokens, kChoices, kExperts, kSamples);
+    dispatch_plan(exec_, ids, plan);
+    row("dispatch (gather rows)", dtype, 2, Moves::elsewhere,
+        [&] { gather_rows(exec_, x, plan.token_R, y); });
+    row("combine (8 rows to 1)", dtype, 1 + 1.0 / kChoices, Moves::read,
+        [&] { combine_rows(exec_, y, gates, ids, plan.row_TK, kExperts, x); });
+  }
+
+  void elementwise(DType dtype) {
+    constexpr int64_t kHeads = 8, kHeadWidth = kWidth / kHeads, kPairs = 32;
+    const Tensor a = wide(dtype), b = wide(dtype), out = wide(dtype);
+    const Tensor cosines = sheet_.tensor({kRows / 4, kPairs}), sines = sheet_.tensor({kRows / 4, kPairs});
+    row("add", dtype, 3, Moves::elsewhere, [&] { add(exec_, a, b, out); });
+    row("add in place", dtype, 3, Moves::in_place, [&] { add(exec_, a, b, a); });
+    row("rope, 64 of each 256", dtype, 2.0 * 2 * kPairs / kHeadWidth, Moves::in_place, [&] {
+      rope_apply(exec_, a, {kHeads, kHeadWidth}, cosines, sines, kRows / 4);
+    });
+  }
+
+  // In f32 tensors: gradient and weight are f32 whatever the moments are.
+  void optimizer() {
+    const Tensor gradient = wide(DType::f32), weight = wide(DType::f32);
+    for (const DType moments : {DType::f32, DType::bf16}) {
+      const Tensor m = wide(moments), v = wide(moments);
+      for (int64_t i = 0; i < v.elements(); ++i)  // a sum of squares
+        if (moments == DType::f32)
+          v.data<float>()[i] = 1;
+        else
+          v.data<bf16>()[i] = to_bf16(1);
+      AdamWStep step;
+      step.learning_rate = 1e-6;
+      row(fmt::format("AdamW, moments {}", dtype_name(moments)), DType::f32, moments == DType::f32 ? 7 : 5,
+          Moves::in_place, [&] { adamw_update(exec_, step, gradient, weight, m, v); });
+    }
+    const Tensor squares = sheet_.tensor({kRows * kWidth / kNormBlock});
+    row("squares for the norm", DType::f32, 1, Moves::read,
+        [&] { squares_of_blocks(exec_, gradient, squares); });
+    row("moving average", DType::f32, 3, Moves::in_place,
+        [&] { ema_update(exec_, weight, 0.999, gradient); });
+  }
+
+ private:
+  Tensor wide(DType dtype) { return sheet_.tensor({kRows, kWidth}, dtype); }
+
+  Sheet sheet_;
+  Exec& exec_;
+};
+
+void run(const BenchArguments& arguments) {
+  RowsBench bench(arguments);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    bench.norms(dtype);
+    bench.swiglu(dtype);
+    bench.permutation(dtype);
+    bench.elementwise(dtype);
+  }
+  bench.optimizer();
+}
+
+}  // namespace
+}  // namespace moray
+
+int main(int argc, char** argv) {
+  return moray::run_bench([&] { moray::run(moray::parse_bench_arguments(argc, argv)); });
+}
