@@ -152,6 +152,14 @@ TEST_F(Serving, LargestBatchIsTheLargest) {
   EXPECT_TRUE(why.ends_with(" ms of 1")) << why;
 }
 
+// Facts §6; judgments as in docs/results/plan-serving-prediction.md.
+TEST_F(Serving, PublishedThroughputsWithinAQuarter) {
+  constexpr double kWithin = 0.25;
+  EXPECT_NEAR(estimate_prefill(v3_, prefill_, h800_, rates_).tokens_a_second_a_node / 73.7e3, 1, kWithin);
+  const Deployment decode = largest_decode_batch(v3_, decode_, h800_, rates_, limits_);
+  EXPECT_NEAR(estimate_decode(v3_, decode, h800_, rates_).tokens_a_second_a_node / 14.8e3, 1, kWithin);
+}
+
 TEST_F(Serving, ImpossibleUnitsGetOneLine) {
   const auto error = [&](const Deployment& d) {
     return test::error_of([&] { estimate_decode(v3_, d, h800_, rates_); });
