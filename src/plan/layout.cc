@@ -52,6 +52,14 @@ Recomputation recomputation_of(Config& config) {
 
 // Why the model cannot be cut so, or "".
 std::string model_objection(const Layout& layout, const deepseek::ModelConfig& model) {
+  constexpr int64_t kMostLayers = 4096,
+                    kMostExperts = 1 << 16;  // far beyond any model, near enough to compute
+  if (model.num_hidden_layers + model.num_nextn_predict_layers > kMostLayers)
+    return fmt::format("{} layers are more than a plan cuts ({})",
+                       model.num_hidden_layers + model.num_nextn_predict_layers, kMostLayers);
+  if (model.n_routed_experts > kMostExperts)
+    return fmt::format("{} routed experts are more than a plan spreads ({})", model.n_routed_experts,
+                       kMostExperts);
   if (model.num_attention_heads % layout.tensor != 0)
     return fmt::format("tensor = {} does not divide {} attention heads", layout.tensor,
                        model.num_attention_heads);
@@ -112,6 +120,10 @@ std::string Layout::objection(const deepseek::ModelConfig& model, const Cluster&
     return fmt::format("tensor = {} does not fit a node of {} GPUs", tensor, cluster.gpus_per_node.value);
   if (data * tensor % expert != 0)
     return fmt::format("expert = {} does not divide data x tensor = {}", expert, data * tensor);
+  constexpr int64_t kMostSteps = 1 << 20;  // of a schedule, which is built step by step
+  if (micro_batches > kMostSteps / pipeline)
+    return fmt::format("{} micro-batches on {} pipeline ranks are more than a schedule holds ({})",
+                       micro_batches, pipeline, kMostSteps);
   if (hsdp_group > 0 && data % hsdp_group != 0)
     return fmt::format("hsdp_group = {} does not divide data = {}", hsdp_group, data);
   try {

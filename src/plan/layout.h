@@ -32,14 +32,16 @@ struct Layout {
   int64_t micro_batch = 1;    // samples
   int64_t micro_batches = 1;  // a pipeline and step, both directions together
   Precision precision = Precision::fp8;
-  ScheduleKind schedule = ScheduleKind::kDualPipe;
+  ScheduleKind schedule = ScheduleKind::kOneFOneB;
   Recomputation recompute;
   bool cache_fp8 = true;           // FP8 runs alone: inputs of linears kept in FP8 (E5M6 after attention)
   bool moments_bf16 = true;        // AdamW moments in BF16, else FP32
   int64_t communication_sms = 20;  // SMs that move tokens instead of computing
 
   int64_t gpus() const { return pipeline * data * tensor; }
-  int64_t tokens_a_step() const { return data * micro_batches * micro_batch * sequence_length; }
+  double tokens_a_step() const {
+    return static_cast<double>(data * micro_batches) * static_cast<double>(micro_batch * sequence_length);
+  }
   int64_t stages() const;         // chunks the layers are cut into; DualPipeV has two a rank
   int64_t stages_a_rank() const;  // whose weights a rank holds: 2 for DualPipe and DualPipeV
 

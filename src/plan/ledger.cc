@@ -43,8 +43,7 @@ std::vector<LedgerEntry> throughput_ledger(const PlanInput& input) {
   balanced.sequence_load_deviation = 0;
   balanced.expert_load.clear();
   const Plan even = make_plan(balanced), plan = make_plan(input);
-  const double tokens_a_gpu =
-      static_cast<double>(input.layout.tokens_a_step()) / static_cast<double>(input.layout.gpus());
+  const double tokens_a_gpu = input.layout.tokens_a_step() / static_cast<double>(input.layout.gpus());
   const std::vector<double>& busy = even.step.timeline->busy;
   const double busiest = *std::max_element(busy.begin(), busy.end());
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <set>
 
@@ -142,6 +143,55 @@ TEST(Stages, EveryLayerIsHeldOnceAndNoStageIsEmpty) {
     EXPECT_TRUE(stages[0].embedding);
     EXPECT_TRUE(stages.back().mtp_modules == 1);
   }
+}
+
+// Seconds of compute of a stage, added up by hand.
+double compute_seconds(const deepseek::ModelConfig& model, const Layout& layout,
+                       const StageContent& content) {
+  const Cluster cluster = h800();
+  const KernelRates rates = KernelRates::assumed();
+  const Machine machine{cluster, rates, static_cast<double>(layout.communication_sms)};
+  const StageWork stage = stage_work(model, layout, cluster, {}, content);
+  double seconds = 0;
+  for (size_t pass = 0; pass < kPasses; ++pass) {
+    seconds += machine.seconds(stage.rest[pass]);
+    for (const LayerWork& layer : stage.layers)
+      seconds += machine.seconds(layer.attention[pass]) + machine.seconds(layer.experts[pass]);
+  }
+  return seconds;
+}
+
+// Against every way to cut 9 layers, a head and an MTP module in three.
+TEST(Stages, SlowestIsAsFastAsCanBe) {
+  deepseek::ModelConfig model = v3();
+  model.num_hidden_layers = 9;
+  Layout layout = report_layout();
+  layout.schedule = ScheduleKind::kOneFOneB;
+  layout.pipeline = 3;
+  const auto content_of = [](int64_t begin, int64_t end) {
+    StageContent content;
+    for (int64_t i = begin; i < end; ++i) {
+      if (i < 3)
+        ++content.dense_layers;
+      else if (i < 9)
+        ++content.moe_layers;
+      else if (i == 9)
+        content.head = true;
+      else
+        ++content.mtp_modules;
+    }
+    return content;
+  };
+  double best = 1e9;
+  for (int64_t a = 1; a < 10; ++a)
+    for (int64_t b = a + 1; b < 11; ++b)
+      best = std::min(best, std::max({compute_seconds(model, layout, content_of(0, a)),
+                                      compute_seconds(model, layout, content_of(a, b)),
+                                      compute_seconds(model, layout, content_of(b, 11))}));
+  double worst = 0;
+  for (const StageContent& stage : cut_stages(model, layout, h800(), KernelRates::assumed()))
+    worst = std::max(worst, compute_seconds(model, layout, stage));
+  EXPECT_NEAR(worst, best, 1e-9 * best);
 }
 
 }  // namespace

@@ -60,10 +60,12 @@ struct Bar {
   std::string label;
 };
 
-void add_bars(Out out, const std::string& title, const std::vector<Bar>& bars) {
+void add_bars(Out out, const std::string& title, const std::vector<Bar>& bars, bool long_names = false) {
   double most = 0;
   for (const Bar& bar : bars) most = std::max(most, bar.value);
-  fmt::format_to(out, "<div class=\"card\"><h3>{}</h3><div class=\"bars\">\n", escape(title));
+  fmt::format_to(out, "<div class=\"card{}\"><h3>{}</h3><div class=\"bars\"{}>\n", long_names ? " wide" : "",
+                 escape(title),
+                 long_names ? " style=\"grid-template-columns: minmax(0, 2fr) 3fr max-content\"" : "");
   for (const Bar& bar : bars)
     fmt::format_to(out, "<span>{}</span><i class=\"ours\" style=\"width:{:.1f}%\"></i><span>{}</span>\n",
                    escape(bar.name), most > 0 ? std::max(0.0, 100 * bar.value / most) : 0, escape(bar.label));
@@ -130,8 +132,8 @@ std::string plan_html(const Plan& plan, const std::vector<LedgerEntry>& ledger,
          fmt::format("{:+.1f}%",
                      100 * (result.tokens_a_second_a_gpu / plan.step.tokens_a_second_a_gpu - 1))});
   add_bars(out, "What choices save", savings);
-  add_bars(out, "Throughput a GPU, loss after loss", losses);
-  add_bars(out, "What other hardware would give", gains);
+  add_bars(out, "Throughput a GPU, loss after loss", losses, true);
+  add_bars(out, "What other hardware would give", gains, true);
   fmt::format_to(out, "</div>\n<h2>Timeline of a step</h2>\n<div class=\"card scroll\">\n{}\n</div>\n",
                  picture(plan));
   fmt::format_to(out, "<h2>All figures</h2>\n<pre>{}</pre>\n</body>\n</html>\n", escape(plan_table(plan)));

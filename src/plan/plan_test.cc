@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <fmt/core.h>
+
+#include <cmath>
 #include <ctime>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -62,6 +65,20 @@ TEST(Plan, V3FitsAndEachChoiceSaves) {
   for (const MemorySaving& saving : plan.savings) EXPECT_GT(saving.bytes, 1e9) << saving.choice;
   for (const char* without : {"layout.cache_fp8=false", "layout.recompute=[\"norms\",\"swiglu\"]"})
     EXPECT_FALSE(make_plan(v3({without})).fits()) << without;
+}
+
+TEST(Plan, ShardingMoreHoldsLess) {
+  double before = 1e18;
+  for (int zero : {0, 1, 2, 3}) {
+    const Plan plan = make_plan(v3({fmt::format("layout.zero_stage={}", zero)}));
+    const RankMemory& worst = plan.worst_memory();
+    const double state = worst.parameters + worst.gradients + worst.optimizer;
+    EXPECT_LT(state, before) << zero;
+    before = state;
+  }
+  // Groups of replicas hold more each.
+  const double whole = make_plan(v3()).worst_memory().optimizer;
+  EXPECT_GT(make_plan(v3({"layout.hsdp_group=64"})).worst_memory().optimizer, whole);
 }
 
 // What all ranks hold is the model: dense parameters once a data rank and holder, experts once an expert
@@ -136,6 +153,9 @@ TEST(Plan, MistakesAreToldInOneLine) {
   EXPECT_NE(told("layout.precision=fp4").find("fp4"), std::string::npos);
   EXPECT_NE(told("layout.schedule=gpipe").find("gpipe"), std::string::npos);
   EXPECT_NE(told("layout.pipelines=8").find("pipelines"), std::string::npos);
+  EXPECT_NE(told("layout.hsdp_group=48").find("hsdp_group = 48"), std::string::npos);
+  EXPECT_NE(told("plan.tokens=0").find("plan.tokens"), std::string::npos);
+  EXPECT_NE(told("plan.straggler_loss=1").find("straggler_loss"), std::string::npos);
   EXPECT_NE(told("plan.what_if=[\"magic\"]").find("magic"), std::string::npos);
   EXPECT_NE(told("layout.communication_sms=132").find("132"), std::string::npos);
   EXPECT_NE(told("plan.expert_load=absent.jsonl").find("absent.jsonl"), std::string::npos);
@@ -144,6 +164,15 @@ TEST(Plan, MistakesAreToldInOneLine) {
         make_plan(read_plan(kRoot / "recipes/plan-v3-2048-h800.toml", kRoot / "clusters/a100.toml", {}));
       }).find("no FP8"),
       std::string::npos);
+}
+
+// Sizes that would take all memory or time are refused first.
+TEST(Plan, RefusesModelsAndBatchesBeyondReason) {
+  PlanInput deep = v3(), wide = v3(), long_schedule = v3();
+  deep.model.num_hidden_layers = int64_t{1} << 31;
+  wide.model.n_routed_experts = int64_t{1} << 31;
+  long_schedule.layout.micro_batches = int64_t{1} << 40;
+  for (const PlanInput& input : {deep, wide, long_schedule}) EXPECT_THROW(make_plan(input), Error);
 }
 
 TEST(Plan, TakesATrainingRecipe) {
@@ -198,7 +227,9 @@ TEST(Search, AThousandLayoutsUnderAMinute) {
   EXPECT_EQ(excluded + static_cast<int64_t>(result.fitting.size()), static_cast<int64_t>(result.tried));
   for (size_t i = 0; i < result.fitting.size(); ++i) {
     EXPECT_LE(result.fitting[i].memory_bytes, 80e9);
-    if (i > 0) EXPECT_GE(result.fitting[i].dollars, result.fitting[i - 1].dollars);
+    if (i > 0) {
+      EXPECT_GE(result.fitting[i].dollars, result.fitting[i - 1].dollars);
+    }
   }
 }
 

@@ -180,8 +180,7 @@ StepPlan simulate_step(const deepseek::ModelConfig& model, const Layout& layout,
         std::max(plan.optimizer_seconds, optimizer_seconds(layout, cluster, rates, share));
   }
   plan.seconds = plan.pipeline_seconds + plan.gradient_seconds + plan.optimizer_seconds;
-  plan.tokens_a_second_a_gpu =
-      static_cast<double>(layout.tokens_a_step()) / plan.seconds / static_cast<double>(layout.gpus());
+  plan.tokens_a_second_a_gpu = layout.tokens_a_step() / plan.seconds / static_cast<double>(layout.gpus());
   plan.model_flops_a_second_a_gpu =
       plan.tokens_a_second_a_gpu * model_flops_a_token(model, layout.sequence_length, true);
   plan.mfu_bf16 = plan.model_flops_a_second_a_gpu / cluster.flops_bf16.value;
