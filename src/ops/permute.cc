@@ -12,6 +12,9 @@ const PermuteKernels& slot(const Exec& exec) {
 
 DispatchPlan allocate_dispatch_plan(Exec& exec, int64_t tokens, int64_t choices, int64_t experts,
                                     int64_t samples) {
+  if (tokens * choices > INT32_MAX)
+    fail("a micro-batch of {} tokens with {} experts each exceeds 2^31 rows; lower train.micro_batch", tokens,
+         choices);
   DispatchPlan plan;
   plan.rows = {exec.empty_i32({experts * samples + 1}), experts, samples};
   plan.token_R = exec.empty_i32({tokens * choices});

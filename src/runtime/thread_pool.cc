@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <cstdlib>
+#include <system_error>
 
 #include "base/error.h"
 
@@ -29,14 +30,23 @@ bool spin_until(const Done& done) {
 
 ThreadPool::ThreadPool(int threads) {
   MORAY_CHECK(threads >= 1);
-  for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+  try {
+    for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+  } catch (const std::system_error& error) {
+    const size_t started = workers_.size() + 1;
+    stop();
+    fail("cannot start {} threads: the system refused after {}: {}", threads, started, error.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_ = true;
   ++generation_;
   generation_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
 }
 
 void ThreadPool::run(const Job& job) {

@@ -12,7 +12,7 @@ namespace moray {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);  // including the calling thread; at least 1
+  explicit ThreadPool(int threads);  // including the calling thread; at least 1. Error when the system refuses
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -47,6 +47,7 @@ class ThreadPool {
   };
   void run(const Job& job);
   void work(int thread);
+  void stop();
   void drain(int thread) noexcept;
 
   std::vector<std::thread> workers_;

@@ -12,6 +12,7 @@
 #include "report/progress.h"
 #include "report/report.h"
 #include "report/tensorboard.h"
+#include "train/checkpoint_writer.h"
 #include "train/evaluate.h"
 #include "train/model_folder.h"
 #include "train/run_folder.h"
@@ -116,7 +117,8 @@ class Run {
         source_([this](uint64_t n, std::span<int32_t> tokens, std::span<int32_t> starts) {
           const int64_t length = recipe_.train.sequence_length;
           dataset_.sample(n, length, static_cast<int64_t>(tokens.size()) - length, tokens, starts);
-        }) {}
+        }),
+        checkpoint_writer_(checkpoints(), recipe_.run.keep_last) {}
 
   RunSummary go() {
     prepare_folder();
@@ -135,6 +137,7 @@ class Run {
       metrics.write(row);
       tensorboard.write(row.step, static_cast<double>(std::time(nullptr)), tensorboard_scalars(row));
       progress.update(std::min(row.tokens, recipe_.train.tokens), progress_detail(row));
+      expect_progress(row);
       if (checkpoint_due()) {
         metrics.sync();
         save();
@@ -142,6 +145,7 @@ class Run {
     }
     metrics.sync();
     if (saved_step_ != trainer_.counters().step) save();
+    if (const fs::path written = checkpoint_writer_.wait(); !written.empty()) summary_.checkpoint = written;
     summary_.interrupted = !trainer_.finished();
     summary_.steps = trainer_.counters().step;
     summary_.tokens = trainer_.counters().tokens;
@@ -244,6 +248,13 @@ class Run {
     return row;
   }
 
+  void expect_progress(const StepMetrics& row) {
+    const int64_t bad = trainer_.counters().bad_in_a_row;
+    if (bad >= recipe_.train.max_bad_steps)
+      fail("step {}: loss {} and gradient norm {}; {} steps in a row were not finite", row.step, row.loss,
+           row.grad_norm, bad);
+  }
+
   std::optional<double> validate() {
     const auto held_out = static_cast<int64_t>(dataset_.held_out_tokens());
     const int64_t tokens = std::min(recipe_.run.validation_tokens, held_out);
@@ -269,9 +280,8 @@ class Run {
                               {data / "tokenizer.json", data / "tokenizer_config.json"},
                               tokenizer.required_id(kBeginOfSentence),
                               tokenizer.required_id(kEndOfSentence)};
-    summary_.checkpoint = save_training(trainer_, checkpoints(), options);
     saved_step_ = trainer_.counters().step;
-    remove_old_checkpoints(checkpoints(), recipe_.run.keep_last);
+    checkpoint_writer_.save(*trainer_.exec().allocator, saved_step_, training_content(trainer_, options));
   }
 
   static std::string progress_detail(const StepMetrics& row) {
@@ -287,6 +297,7 @@ class Run {
   RunFolderLock lock_;
   Trainer trainer_;
   SampleSource source_;
+  CheckpointWriter checkpoint_writer_;
   RunSummary summary_;
   int64_t total_steps_ = 0;
   int64_t saved_step_ = -1;

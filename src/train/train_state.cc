@@ -40,7 +40,7 @@ std::string trainer_json(Trainer& trainer, const std::string& recipe_toml) {
 
 }  // namespace
 
-fs::path save_training(Trainer& trainer, const fs::path& parent, const SaveOptions& options) {
+CheckpointContent training_content(Trainer& trainer, const SaveOptions& options) {
   CheckpointContent content;
   const bool narrowed = options.model_dtype != DType::f32;
   for (const deepseek::NamedWeight& weight : deepseek::named_weights(trainer.model())) {
@@ -56,7 +56,7 @@ fs::path save_training(Trainer& trainer, const fs::path& parent, const SaveOptio
   content.state.push_back({"second_moments", named_tensors(trainer.optimizer().second_moments())});
   if (deepseek::Model* average = trainer.average()) content.state.push_back({"ema", named_tensors(*average)});
   content.trainer_json = trainer_json(trainer, options.recipe_toml);
-  return save_checkpoint(parent, trainer.counters().step, content);
+  return content;
 }
 
 void restore_training(Trainer& trainer, const Checkpoint& checkpoint) {

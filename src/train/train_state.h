@@ -13,9 +13,10 @@ struct SaveOptions {
   int64_t bos_token_id = 0, eos_token_id = 0;
 };
 
-// Saves PARENT/step-NNNNNNNN: model/ with the weights (narrowed to model_dtype; then state/ has FP32 master
-// weights), state/ with moments, average, counters.
-fs::path save_training(Trainer&, const fs::path& parent, const SaveOptions&);
+// What a checkpoint of the trainer holds: model/ with the weights (narrowed to model_dtype; then state/ has
+// FP32 master weights), state/ with moments, average, counters. Tensors are the trainer's own, to be written
+// or copied before the next step.
+CheckpointContent training_content(Trainer&, const SaveOptions&);
 
 // Puts the trainer where the checkpoint left off. Throws Error when shapes differ.
 void restore_training(Trainer&, const Checkpoint&);

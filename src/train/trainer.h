@@ -42,12 +42,12 @@ class Trainer {
   Trainer(Exec&, const deepseek::ModelConfig&, const TrainConfig&);
   ~Trainer();
 
-  // One optimizer step on the next samples. A step whose loss or gradient norm is not finite changes nothing
-  // but the counters; after max_bad_steps of them in a row throws Error.
+  // One optimizer step on the next samples. A step whose loss or gradient norm is not finite changes nothing but the
+  // counters; whoever runs steps must stop after max_bad_steps of them in a row.
   StepResult step(const SampleSource&);
 
   bool finished() const { return counters_.tokens >= config_.tokens; }
-  int64_t total_steps() const;  // of the whole run, by simulating the batch schedule
+  int64_t total_steps() const;  // of the whole run, by the batch schedule
 
   // Measured on one micro-batch of the next samples, whose result is thrown away: for an estimate before a
   // run starts.

@@ -77,8 +77,9 @@ TEST(BadRecipe, NamesTheKeyAndTheValue) {
 
 TEST(BadRecipe, ShapesBeyondAllMemoryAreRefused) {
   const ScratchFolder scratch;
-  const std::vector<std::string> shapes = {"model.vocab_size=2147483648", "model.hidden_size=2147483648"};
+  const std::vector<std::string> shapes = {"model.vocab_size=1048576", "model.hidden_size=262144"};
   expect_refusal(moray(Workshop::get().train(scratch / "run", shapes)), {"memory"});
+  expect_refusal(moray(Workshop::get().train(scratch / "run", {"model.vocab_size=2147483648"})), {"vocab_size"});
 }
 
 TEST(BadRecipe, FilesThatAreNone) {

@@ -57,9 +57,12 @@ YarnConfig yarn_from_json(const JsonObject& json) {
   return yarn;
 }
 
-void expect_at_least(const char* key, int64_t value, int64_t least) {
-  constexpr int64_t kMost = int64_t{1} << 31;  // products of two sizes stay within 64 bits
-  if (value < least || value > kMost) fail("model.{} is {}, expected {} to {}", key, value, least, kMost);
+// Limits far beyond any model, within which every count of parameters stays below 2^63: 3 · width · width ·
+// experts · layers = 3 · 2^61, heads · width · hidden · layers = 2^61.
+constexpr int64_t kMostWidth = 1 << 18, kMostRows = 1 << 20, kMostExperts = 1 << 13, kMostLayers = 1 << 12;
+
+void expect_in(const char* key, int64_t value, int64_t least, int64_t most) {
+  if (value < least || value > most) fail("model.{} is {}, expected {} to {}", key, value, least, most);
 }
 
 }  // namespace
@@ -75,36 +78,32 @@ MlaShape ModelConfig::mla() const {
 }
 
 void ModelConfig::validate() const {
-  expect_at_least("vocab_size", vocab_size, 1);
-  expect_at_least("hidden_size", hidden_size, 1);
-  expect_at_least("num_hidden_layers", num_hidden_layers, 1);
-  expect_at_least("first_k_dense_replace", first_k_dense_replace, 0);
-  expect_at_least("num_attention_heads", num_attention_heads, 1);
-  expect_at_least("q_lora_rank", q_lora_rank, 0);
-  expect_at_least("kv_lora_rank", kv_lora_rank, 1);
-  expect_at_least("qk_nope_head_dim", qk_nope_head_dim, 1);
-  expect_at_least("qk_rope_head_dim", qk_rope_head_dim, 2);
-  expect_at_least("v_head_dim", v_head_dim, 1);
-  expect_at_least("max_position_embeddings", max_position_embeddings, 1);
-  expect_at_least("num_nextn_predict_layers", num_nextn_predict_layers, 0);
-  constexpr int64_t kMostLayers = 4096;  // each is a struct, whatever its shape
-  if (num_hidden_layers > kMostLayers || num_nextn_predict_layers > kMostLayers)
-    fail("model.num_hidden_layers is {} and model.num_nextn_predict_layers {}, expected at most {}", num_hidden_layers,
-         num_nextn_predict_layers, kMostLayers);
+  expect_in("vocab_size", vocab_size, 1, kMostRows);
+  expect_in("hidden_size", hidden_size, 1, kMostWidth);
+  expect_in("num_hidden_layers", num_hidden_layers, 1, kMostLayers);
+  expect_in("first_k_dense_replace", first_k_dense_replace, 0, kMostLayers);
+  expect_in("num_attention_heads", num_attention_heads, 1, kMostExperts);
+  expect_in("q_lora_rank", q_lora_rank, 0, kMostWidth);
+  expect_in("kv_lora_rank", kv_lora_rank, 1, kMostWidth);
+  expect_in("qk_nope_head_dim", qk_nope_head_dim, 1, kMostWidth);
+  expect_in("qk_rope_head_dim", qk_rope_head_dim, 2, kMostWidth);
+  expect_in("v_head_dim", v_head_dim, 1, kMostWidth);
+  expect_in("max_position_embeddings", max_position_embeddings, 1, int64_t{1} << 31);
+  expect_in("num_nextn_predict_layers", num_nextn_predict_layers, 0, kMostLayers);
   if (!(initializer_range >= 0 && std::isfinite(initializer_range)))
     fail("model.initializer_range is {}, expected a finite number, 0 or more", initializer_range);
   if (!std::isfinite(routed_scaling_factor))
     fail("model.routed_scaling_factor is {}, expected a finite number", routed_scaling_factor);
   if (qk_rope_head_dim % 2 != 0)
     fail("model.qk_rope_head_dim is {}, expected an even number", qk_rope_head_dim);
-  if (first_k_dense_replace > 0) expect_at_least("intermediate_size", intermediate_size, 1);
+  if (first_k_dense_replace > 0) expect_in("intermediate_size", intermediate_size, 1, kMostWidth);
   if (first_k_dense_replace < num_hidden_layers || num_nextn_predict_layers > 0) {
-    expect_at_least("moe_intermediate_size", moe_intermediate_size, 1);
-    expect_at_least("n_routed_experts", n_routed_experts, 1);
-    expect_at_least("num_experts_per_tok", num_experts_per_tok, 1);
-    expect_at_least("n_shared_experts", n_shared_experts, 0);
-    expect_at_least("n_group", n_group, 1);
-    expect_at_least("topk_group", topk_group, 1);
+    expect_in("moe_intermediate_size", moe_intermediate_size, 1, kMostWidth);
+    expect_in("n_routed_experts", n_routed_experts, 1, kMostExperts);
+    expect_in("num_experts_per_tok", num_experts_per_tok, 1, kMostExperts);
+    expect_in("n_shared_experts", n_shared_experts, 0, kMostExperts);
+    expect_in("n_group", n_group, 1, kMostExperts);
+    expect_in("topk_group", topk_group, 1, kMostExperts);
     if (n_routed_experts % n_group != 0)
       fail("model.n_routed_experts is {}, not a multiple of n_group = {}", n_routed_experts, n_group);
     if (topk_group > n_group) fail("model.topk_group is {}, more than n_group = {}", topk_group, n_group);
