@@ -7,6 +7,7 @@
 
 #include "base/config.h"
 #include "base/error.h"
+#include "base/json.h"
 
 namespace moray::plan {
 
@@ -83,7 +84,7 @@ KernelRates read_rates(const fs::path& file) {
 }
 
 std::string rates_toml(const KernelRates& rates) {
-  std::string text = fmt::format("source = \"{}\"\n", rates.source);
+  std::string text = fmt::format("source = {}\n", json_quote(rates.source));
   for (size_t i = 0; i < kKernelClasses; ++i)
     text += fmt::format("{} = {:.4f}\n", kernel_class_name(static_cast<KernelClass>(i)), rates.efficiency[i]);
   return text + fmt::format("network_efficiency = {:.4f}\nnode_efficiency = {:.4f}\n",
