@@ -5,7 +5,7 @@
 # usage: bench/all.sh [BUILD_FOLDER] [NAME...]    names as below; default all. Environment: THREADS (default: all
 #        cores), RESULTS (docs/results), PYTHON (with torch), DISK (folder on the disk to measure: build folder)
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 BUILD=${1:-build/release}
 shift || true
