@@ -110,8 +110,11 @@ void pack_copied(const T* from, int64_t from_stride, int64_t count, int64_t leng
                  float* to) {
   const D d;
   if (count == static_cast<int64_t>(kLanes)) {
-    for (int64_t k = 0; k < length; ++k, to += stride)
-      hn::StoreU(load_floats(d, from + k * from_stride), d, to);
+    for (int64_t k = 0; k < length; ++k, to += stride) {
+      const T* row = from + k * from_stride;
+      hwy::Prefetch(row + stride);  // the next strip: rows are too far apart for the hardware to see
+      hn::StoreU(load_floats(d, row), d, to);
+    }
   } else {
     for (int64_t k = 0; k < length; ++k, to += stride)
       hn::StoreU(load_some(from + k * from_stride, static_cast<size_t>(count)), d, to);
