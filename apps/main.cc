@@ -159,10 +159,9 @@ void add_train(CLI::App& app, Action& action) {
   train->add_option("--set", options->assignments,
                     "KEY=VALUE, overrides a key of the recipe; may be repeated");
   train->add_option("--run", options->run, "the run's folder (default: runs/RECIPE)");
-  auto resume = std::make_shared<std::string>();
   auto* resume_option =
       train
-          ->add_option("--resume", *resume,
+          ->add_option("--resume", options->resume_from,
                        "go on from the newest checkpoint of the run, or start if there is none")
           ->expected(0, 1)
           ->type_name("[auto]")
