@@ -1,7 +1,9 @@
 #include "tensor/allocator.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -21,6 +23,12 @@ size_t capacity_for(size_t bytes) {
     step = power / 16;
   }
   return std::max<size_t>(step, (bytes + step - 1) / step * step);
+}
+
+size_t machine_bytes() {
+  static const size_t bytes =
+      static_cast<size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  return bytes;
 }
 }  // namespace
 
@@ -56,8 +64,14 @@ BlockPtr Allocator::allocate(size_t bytes) {
     const size_t total = capacity + sizeof(Block);
     const bool huge = total >= 2 * kHugePageBytes;
     const size_t alignment = huge ? kHugePageBytes : 64;
-    void* memory = std::aligned_alloc(alignment, (total + alignment - 1) / alignment * alignment);
-    if (memory == nullptr) fail("out of memory: {} bytes asked for, {} already held", total, held_bytes_.load());
+    // A system that promises more than it has would grant the memory and later kill the process that uses it.
+    const bool beyond_machine = total > machine_bytes() - std::min(machine_bytes(), held_bytes_.load());
+    void* memory = beyond_machine
+                       ? nullptr
+                       : std::aligned_alloc(alignment, (total + alignment - 1) / alignment * alignment);
+    if (memory == nullptr)
+      fail("out of memory: {} bytes asked for, {} already held, the machine has {}", total,
+           held_bytes_.load(), machine_bytes());
     if (huge) ::madvise(memory, total, MADV_HUGEPAGE);
     block = new (memory) Block{this, capacity, {0}};
     ++system_allocations_;
