@@ -20,6 +20,8 @@ constexpr int64_t kLeastRows = 32;
 constexpr int64_t kMaxExtent = 512;
 // With fewer rows, reading B is most of the work.
 constexpr int64_t kManyRows = 256;
+// With fewer k, C is most of what is read and written, and packing a small part.
+constexpr int64_t kManyK = 256;
 // With fewer still, most lanes over rows would stay empty.
 constexpr int64_t kRowsToBroadcastB = 8;
 // Waking a thread costs about 2 microseconds, 100 thousand multiply-adds.
@@ -35,6 +37,28 @@ int64_t round_up(int64_t a, int64_t b) {
 // A slow one holds up the others for a quarter of its time at most.
 constexpr int64_t kTasksAThread = 4;
 
+// A strip of A in most of L1, the task's columns of B in half of L2; both come from where they were packed,
+// so that rows can be as few as keep the threads busy.
+MatmulBlocking packed_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted, const CacheSizes& caches,
+                               const RegisterTile& tile) {
+  MatmulBlocking blocking;
+  blocking.order = MatmulOrder::packed;
+  const int64_t strip_k = caches.l1_bytes * 7 / 8 / (4 * tile.rows);
+  blocking.k = std::min(std::max(strip_k / kKBlock, int64_t{1}) * kKBlock, round_up(k, kKBlock));
+  const int64_t most_columns = std::clamp(
+      caches.l2_bytes / 2 / (4 * blocking.k) / tile.columns * tile.columns, tile.columns, kMaxExtent);
+  const int64_t column_blocks = ceil_div(n, most_columns),
+                threads = std::max(wanted / kTasksAThread, int64_t{1});
+  int64_t row_blocks =
+      std::clamp(ceil_div(wanted, column_blocks), int64_t{1}, std::max(m / kMinRows, int64_t{1}));
+  while (row_blocks * column_blocks % threads != 0 && row_blocks * column_blocks < 2 * wanted &&
+         row_blocks < m / kMinRows)
+    ++row_blocks;
+  blocking.rows = ceil_div(m, row_blocks);
+  blocking.columns = round_up(ceil_div(n, column_blocks), tile.columns);
+  return blocking;
+}
+
 }  // namespace
 
 const char* order_name(MatmulOrder order) {
@@ -45,6 +69,8 @@ const char* order_name(MatmulOrder order) {
       return "keeping B";
     case MatmulOrder::few_rows:
       return "few rows";
+    case MatmulOrder::packed:
+      return "packed once";
   }
   return "";
 }
@@ -70,7 +96,9 @@ int64_t wanted_tasks(int64_t multiply_adds, int threads) {
 
 MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted, bool b_k_outer,
                                const CacheSizes& caches, const RegisterTile& tile) {
-  MatmulBlocking blocking;
+  MatmulBlocking blocking = packed_blocking(m, n, k, wanted, caches, tile);
+  if (m >= kManyRows && k >= kManyK && blocking.tasks(m, n) > 1) return blocking;
+  blocking = {};
   const int64_t strip_floats = caches.l1_bytes / 4 / (tile.rows + tile.columns);
   blocking.k = std::min(std::max(strip_floats / kKBlock, int64_t{1}) * kKBlock,
                         round_up(std::max(k, int64_t{1}), kKBlock));

@@ -26,8 +26,9 @@ struct RegisterTile {
 
 // What a task does with its operands: packs one of them into half of L2 and meets it with strips of the
 // other, packed one at a time into L1; or, where rows are few and B lies row by row, packs A whole and takes
-// B as it is (matmul_few_rows-inl.h).
-enum class MatmulOrder { keep_a, keep_b, few_rows };
+// B as it is (matmul_few_rows-inl.h); or, where many tasks meet the same operands, reads them from where all
+// threads packed them before.
+enum class MatmulOrder { keep_a, keep_b, few_rows, packed };
 
 struct MatmulBlocking {
   int64_t rows = 0;     // of C in one task

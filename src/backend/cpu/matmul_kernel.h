@@ -47,6 +47,31 @@ struct MatmulProblem {
   }
 };
 
+// The rows of A in strips of nearly equal height, at most a register tile's, so that 16 rows are 8 + 8 and
+// not 14 + 2.
+struct RowStrips {
+  int64_t rows, count;
+  RowStrips(int64_t rows_in_all, int64_t tile_rows)
+      : rows(rows_in_all), count((rows_in_all + tile_rows - 1) / tile_rows) {}
+  int64_t begin(int64_t strip) const { return strip * rows / count; }
+  int64_t at(int64_t row) const { return (row * count + rows - 1) / rows; }  // the strip that begins there
+};
+
+constexpr int64_t kVectorPadding = 16;  // floats written beyond the end of a packed strip
+
+// Both operands of a problem over some of its k-blocks, packed once for all its tasks.
+struct PackedChunk {
+  std::span<const KBlock> blocks;
+  int64_t k = 0;       // of all blocks
+  float* a = nullptr;  // strip i of RowStrips(m) begins at a_strip
+  float* b = nullptr;  // the strip of column j, a multiple of the tile's, begins at b + j · k
+
+  // Strips apart from each other, for different threads pack them at a time.
+  float* a_strip(const RowStrips& strips, int64_t i) const {
+    return a + strips.begin(i) * k + i * kVectorPadding;
+  }
+};
+
 // Rows [row_begin, row_end) × columns [column_begin, column_end) of a problem's C.
 struct MatmulTask {
   const MatmulProblem* problem = nullptr;
@@ -54,10 +79,13 @@ struct MatmulTask {
   int64_t column_begin = 0, column_end = 0;
   int64_t k = 0;  // at once, MatmulBlocking::k
   MatmulOrder order = MatmulOrder::keep_a;
+  // With MatmulOrder::packed: chunks in order; rows begin and end with strips of A.
+  std::span<const PackedChunk> packed = {};
+  bool from_sums = false;  // C holds the sums of the problem's earlier blocks
 };
 
-// Floats that run() may write: the packed operand that stays for a k-chunk, one packed strip of the other,
-// and C where the output is bf16.
+// Floats that run() may write: the packed operand that stays for a k-chunk, one packed strip of the other
+// (neither for MatmulOrder::packed), and C where the output is bf16.
 struct MatmulScratch {
   float* resident = nullptr;
   float* strip = nullptr;
@@ -68,8 +96,9 @@ struct MatmulScratch {
 struct MatmulKernel {
   RegisterTile tile;
   void (*run)(const MatmulTask&, const MatmulScratch&) = nullptr;
+  // Packs part `part` of `parts` of both operands.
+  void (*pack)(const MatmulProblem&, const PackedChunk&, int64_t part, int64_t parts) = nullptr;
 };
-constexpr int64_t kVectorPadding = 16;  // floats written beyond the end of a packed operand
 
 // The build for the processor (or the one forced, register.h).
 MatmulKernel matmul_kernel();
@@ -83,6 +112,19 @@ void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems);
 template <class Blocks>
 void append_k_blocks(int64_t begin, int64_t end, Blocks& blocks) {
   for (int64_t k = begin; k < end; k += kKBlock) blocks.push_back({k, std::min(kKBlock, end - k)});
+}
+
+// body(blocks, their k, the next body's blocks) for runs of whole blocks of at most `most_k` together.
+template <class Body>
+void for_chunks(std::span<const KBlock> rest, int64_t most_k, const Body& body) {
+  while (!rest.empty()) {
+    size_t count = 1;
+    int64_t k = rest[0].length;
+    while (count < rest.size() && k + rest[count].length <= most_k) k += rest[count++].length;
+    const std::span<const KBlock> blocks = rest.first(count);
+    rest = rest.subspan(count);
+    body(blocks, k, rest.first(std::min(count, rest.size())));
+  }
 }
 
 }  // namespace moray::cpu

@@ -32,18 +32,24 @@ class ScratchBuffer {
   int64_t capacity_ = 0;
 };
 
+int64_t padded(int64_t columns, const RegisterTile& tile) {
+  return (columns + tile.columns - 1) / tile.columns * tile.columns;
+}
+
 void run_task(const MatmulKernel& kernel, const MatmulTask& task) {
   static thread_local ScratchBuffer resident, strip, c;
-  const auto padded = [&](int64_t extent) {
-    return (extent + kernel.tile.columns - 1) / kernel.tile.columns * kernel.tile.columns;
-  };
-  const int64_t rows = task.row_end - task.row_begin, columns = padded(task.column_end - task.column_begin);
-  const bool keep_b = task.order == MatmulOrder::keep_b;
-  const int64_t kept = keep_b ? columns : task.order == MatmulOrder::few_rows ? padded(rows) : rows;
-  const int64_t strip_width = keep_b ? kernel.tile.rows : kernel.tile.columns;
+  const int64_t rows = task.row_end - task.row_begin;
+  const int64_t columns = padded(task.column_end - task.column_begin, kernel.tile);
   MatmulScratch scratch;
-  scratch.resident = resident.at_least(kept * task.k + kVectorPadding);
-  scratch.strip = strip.at_least(strip_width * task.k + kVectorPadding);
+  if (task.order != MatmulOrder::packed) {
+    const bool keep_b = task.order == MatmulOrder::keep_b;
+    const int64_t kept = keep_b                                ? columns
+                         : task.order == MatmulOrder::few_rows ? padded(rows, kernel.tile)
+                                                               : rows;
+    const int64_t strip_width = keep_b ? kernel.tile.rows : kernel.tile.columns;
+    scratch.resident = resident.at_least(kept * task.k + kVectorPadding);
+    scratch.strip = strip.at_least(strip_width * task.k + kVectorPadding);
+  }
   if (task.problem->c.dtype == DType::bf16) scratch.c = c.at_least(rows * columns);
   kernel.run(task, scratch);
 }
@@ -55,6 +61,97 @@ void append_tasks(const MatmulProblem& problem, const MatmulBlocking& blocking,
       tasks.push_back({&problem, row, std::min(row + blocking.rows, problem.m), column,
                        std::min(column + blocking.columns, problem.n), blocking.k, blocking.order});
 }
+
+void run_tasks(Exec& exec, const MatmulKernel& kernel, const std::vector<MatmulTask>& tasks) {
+  exec.pool->for_each(static_cast<int64_t>(tasks.size()),
+                      [&](int64_t index, int) { run_task(kernel, tasks[static_cast<size_t>(index)]); });
+}
+
+// As much of the operands as is packed at a time, unless a single chunk or a BF16 output, whose sums have no
+// other place to wait for the next chunks, takes more.
+constexpr int64_t kPackedBytes = 32 << 20;
+
+// A problem of MatmulOrder::packed: all threads pack some chunks, then all multiply them.
+class PackedProduct {
+ public:
+  PackedProduct(Exec& exec, const MatmulKernel& kernel, const MatmulProblem& problem,
+                const MatmulBlocking& blocking)
+      : exec_(exec),
+        kernel_(kernel),
+        problem_(problem),
+        blocking_(blocking),
+        strips_(problem.m, kernel.tile.rows),
+        columns_(padded(problem.n, kernel.tile)) {}
+
+  void run() {
+    std::vector<PackedChunk>& chunks = chunks_of_thread();
+    chunks.clear();
+    int64_t floats = 0;
+    for_chunks(problem_.blocks, blocking_.k,
+               [&](std::span<const KBlock> blocks, int64_t k, std::span<const KBlock>) {
+                 const int64_t needed = columns_ * k + a_floats(k);
+                 const bool full = (floats + needed) * int64_t{sizeof(float)} > kPackedBytes;
+                 if (full && !chunks.empty() && problem_.c.dtype == DType::f32) {
+                   pack_and_multiply(floats);
+                   chunks.clear();
+                   floats = 0;
+                 }
+                 chunks.push_back({blocks, k});
+                 floats += needed;
+               });
+    pack_and_multiply(floats);
+  }
+
+ private:
+  static std::vector<PackedChunk>& chunks_of_thread() {
+    static thread_local std::vector<PackedChunk> chunks;
+    return chunks;
+  }
+
+  // Up to a multiple of a vector, so that what follows is aligned.
+  int64_t a_floats(int64_t k) const {
+    return (strips_.rows * k + kVectorPadding - 1) / kVectorPadding * kVectorPadding +
+           strips_.count * kVectorPadding;
+  }
+
+  void pack_and_multiply(int64_t floats) {
+    static thread_local std::vector<MatmulTask> tasks;
+    std::vector<PackedChunk>& chunks = chunks_of_thread();
+    const Tensor memory = Tensor::empty(*exec_.allocator, {floats}, DType::f32);
+    float* at = memory.data<float>();
+    for (PackedChunk& chunk : chunks) {
+      chunk.b = at;
+      chunk.a = at + columns_ * chunk.k;
+      at = chunk.a + a_floats(chunk.k);
+    }
+
+    // A part is some hundred thousand elements: many times the cost of handing it out.
+    const auto count = static_cast<int64_t>(chunks.size());
+    const int64_t parts = std::max(floats / count >> 17, int64_t{exec_.pool->threads()});
+    exec_.pool->for_each(parts * count, [&](int64_t index, int) {
+      kernel_.pack(problem_, chunks[static_cast<size_t>(index / parts)], index % parts, parts);
+    });
+
+    tasks.clear();
+    const int64_t row_blocks = (problem_.m + blocking_.rows - 1) / blocking_.rows;
+    for (int64_t block = 0; block < row_blocks; ++block)
+      for (int64_t column = 0; column < problem_.n; column += blocking_.columns)
+        tasks.push_back({&problem_, strips_.begin(strips_.count * block / row_blocks),
+                         strips_.begin(strips_.count * (block + 1) / row_blocks), column,
+                         std::min(column + blocking_.columns, problem_.n), blocking_.k, blocking_.order,
+                         chunks, from_sums_});
+    run_tasks(exec_, kernel_, tasks);
+    from_sums_ = true;
+  }
+
+  Exec& exec_;
+  const MatmulKernel& kernel_;
+  const MatmulProblem& problem_;
+  const MatmulBlocking& blocking_;
+  const RowStrips strips_;
+  const int64_t columns_;
+  bool from_sums_ = false;
+};
 
 }  // namespace
 
@@ -73,14 +170,14 @@ void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems) {
         total > 0 ? static_cast<double>(problem.m * problem.n * k) / static_cast<double>(total) : 0;
     const int64_t part =
         std::max(static_cast<int64_t>(share * static_cast<double>(wanted) + 0.999), int64_t{1});
-    append_tasks(
-        problem,
-        matmul_blocking(problem.m, problem.n, k, part, problem.b.k_outer, machine_caches(), kernel.tile),
-        tasks);
+    const MatmulBlocking blocking =
+        matmul_blocking(problem.m, problem.n, k, part, problem.b.k_outer, machine_caches(), kernel.tile);
+    if (blocking.order == MatmulOrder::packed)
+      PackedProduct(exec, kernel, problem, blocking).run();
+    else
+      append_tasks(problem, blocking, tasks);
   }
-  const std::vector<MatmulTask>& list = tasks;  // the caller's, not each worker's thread-local
-  exec.pool->for_each(static_cast<int64_t>(list.size()),
-                      [&](int64_t index, int) { run_task(kernel, list[static_cast<size_t>(index)]); });
+  run_tasks(exec, kernel, tasks);
 }
 
 }  // namespace moray::cpu

@@ -162,6 +162,9 @@ const std::vector<Case>& cases() {
       {48, 1024, 61, f, f, f},
       {64, 2048, 40, f, h, f},
       {200, 1024, 75, f, f, f},
+      // Packed once for all tasks, one chunk and several.
+      {300, 300, 290, f, f, f},
+      {257, 1111, 37, h, f, h},
   };
   return list;
 }
@@ -175,6 +178,13 @@ TEST_F(MatmulTest, ForwardHasTheCanonicalBits) {
     emulate_forward(x, w, 0, 0, c.rows, expected);
     expect_everywhere(start, expected, [&](Exec& exec, const Tensor& y) { matmul_forward(exec, x, w, y); });
   }
+}
+
+TEST_F(MatmulTest, WhatIsPackedInPartsHasTheCanonicalBits) {
+  const Tensor x = random_tensor({257, 29100}, DType::f32, 1), w = random_tensor({3, 29100}, DType::f32, 2);
+  const Tensor start = random_tensor({257, 3}, DType::f32, 3), expected = copy(start);
+  emulate_forward(x, w, 0, 0, 257, expected);
+  expect_everywhere(start, expected, [&](Exec& exec, const Tensor& y) { matmul_forward(exec, x, w, y); });
 }
 
 TEST_F(MatmulTest, BackwardInputHasTheCanonicalBits) {
@@ -335,10 +345,14 @@ TEST(MatmulBlockingTest, FitsTheCachesAndFeedsTheThreads) {
   const cpu::RegisterTile tile{14, 32};
   const cpu::CacheSizes caches{48 << 10, 1 << 20};
   const cpu::MatmulBlocking square = cpu::matmul_blocking(1024, 1024, 1024, 8, false, caches, tile);
-  EXPECT_EQ(square.to_string(), "tasks of 512 x 256, k by 256, keeping B");
-  EXPECT_EQ(square.tasks(1024, 1024), 8);
-  EXPECT_LE((tile.rows + tile.columns) * square.k * 4, caches.l1_bytes);
-  EXPECT_LE(std::max(square.rows, square.columns) * square.k * 4, caches.l2_bytes / 2);
+  EXPECT_EQ(square.to_string(), "tasks of 512 x 160, k by 768, packed once");
+  EXPECT_EQ(square.tasks(1024, 1024), 14);
+  EXPECT_LE(tile.rows * square.k * 4, caches.l1_bytes);
+  EXPECT_LE(square.columns * square.k * 4, caches.l2_bytes / 2);
+  const cpu::MatmulBlocking shallow = cpu::matmul_blocking(1024, 1024, 192, 8, false, caches, tile);
+  EXPECT_EQ(shallow.to_string(), "tasks of 512 x 256, k by 256, keeping B");
+  EXPECT_LE((tile.rows + tile.columns) * shallow.k * 4, caches.l1_bytes);
+  EXPECT_LE(std::max(shallow.rows, shallow.columns) * shallow.k * 4, caches.l2_bytes / 2);
   EXPECT_EQ(cpu::matmul_blocking(64, 1408, 2048, 8, false, caches, tile).order, cpu::MatmulOrder::few_rows);
   EXPECT_EQ(cpu::matmul_blocking(1, 1408, 2048, 8, false, caches, tile).order, cpu::MatmulOrder::keep_a);
   EXPECT_EQ(cpu::matmul_blocking(64, 2048, 1408, 1, true, caches, tile).to_string(),
