@@ -212,6 +212,11 @@ void run_task(const MatmulTask& task, const MatmulScratch& scratch) {
 
 // A and B are cut alike, each into `parts`.
 void pack_part(const MatmulProblem& problem, const PackedChunk& packed, int64_t part, int64_t parts) {
+  if (packed.b == nullptr) {
+    const auto blocks = static_cast<int64_t>(packed.blocks.size());
+    return pack_few_rows(problem, packed.k, 0, problem.m, static_cast<size_t>(blocks * part / parts),
+                         static_cast<size_t>(blocks * (part + 1) / parts), packed.a);
+  }
   const RowStrips strips(problem.m, kTileRows);
   for (int64_t strip = strips.count * part / parts; strip < strips.count * (part + 1) / parts; ++strip)
     pack_a(problem.a, packed.blocks, strips.begin(strip), strips.begin(strip + 1),

@@ -64,7 +64,8 @@ struct PackedChunk {
   std::span<const KBlock> blocks;
   int64_t k = 0;       // of all blocks
   float* a = nullptr;  // strip i of RowStrips(m) begins at a_strip
-  float* b = nullptr;  // the strip of column j, a multiple of the tile's, begins at b + j · k
+  float* b = nullptr;  // the strip of column j, a multiple of the tile's, begins at b + j · k; null: A alone,
+                       // for MatmulOrder::few_rows, of all of the problem's blocks
 
   // Strips apart from each other, for different threads pack them at a time.
   float* a_strip(const RowStrips& strips, int64_t i) const {
@@ -79,7 +80,8 @@ struct MatmulTask {
   int64_t column_begin = 0, column_end = 0;
   int64_t k = 0;  // at once, MatmulBlocking::k
   MatmulOrder order = MatmulOrder::keep_a;
-  // With MatmulOrder::packed: chunks in order; rows begin and end with strips of A.
+  // With MatmulOrder::packed: chunks in order; rows begin and end with strips of A. With few_rows: one or
+  // none.
   std::span<const PackedChunk> packed = {};
   bool from_sums = false;  // C holds the sums of the problem's earlier blocks
 };

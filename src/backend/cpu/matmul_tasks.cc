@@ -153,6 +153,27 @@ class PackedProduct {
   bool from_sums_ = false;
 };
 
+// A lone problem of MatmulOrder::few_rows: all threads pack A, then all multiply, each columns of its own.
+// They are cut evenly, at multiples of what is multiplied together.
+void run_few_rows(Exec& exec, const MatmulKernel& kernel, const MatmulProblem& problem, int64_t wanted,
+                  std::vector<MatmulTask>& tasks) {
+  const int64_t k = problem.k();
+  const Tensor memory =
+      Tensor::empty(*exec.allocator, {padded(problem.m, kernel.tile) * k + kVectorPadding}, DType::f32);
+  const PackedChunk chunk{problem.blocks, k, memory.data<float>(), nullptr};
+  const auto parts = static_cast<int64_t>(problem.blocks.size());
+  exec.pool->for_each(parts, [&](int64_t part, int) { kernel.pack(problem, chunk, part, parts); });
+  const RowStrips strips(problem.n, kernel.tile.rows);
+  const int64_t count = std::min(wanted, strips.count);
+  const auto column = [&](int64_t task) {
+    return std::min(strips.count * task / count * kernel.tile.rows, problem.n);
+  };
+  for (int64_t task = 0; task < count; ++task)
+    tasks.push_back(
+        {&problem, 0, problem.m, column(task), column(task + 1), k, MatmulOrder::few_rows, {&chunk, 1}});
+  run_tasks(exec, kernel, tasks);
+}
+
 }  // namespace
 
 void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems) {
@@ -174,6 +195,8 @@ void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems) {
         matmul_blocking(problem.m, problem.n, k, part, problem.b.k_outer, machine_caches(), kernel.tile);
     if (blocking.order == MatmulOrder::packed)
       PackedProduct(exec, kernel, problem, blocking).run();
+    else if (blocking.order == MatmulOrder::few_rows && problems.size() == 1 && blocking.rows == problem.m)
+      return run_few_rows(exec, kernel, problem, wanted, tasks);
     else
       append_tasks(problem, blocking, tasks);
   }

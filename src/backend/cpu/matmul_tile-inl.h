@@ -58,6 +58,16 @@ struct Wanted {
   static constexpr int64_t kLine = 64;
 };
 
+// Vectors [begin, begin + count) of an operand over one k-block.
+Wanted wanted_vectors(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block) {
+  if (count <= 0) return {};
+  const auto bytes = static_cast<int64_t>(dtype_bytes(operand.dtype));
+  const int64_t at =
+      operand.k_outer ? block.begin * operand.stride + begin : begin * operand.stride + block.begin;
+  return Wanted::runs(operand.data + at * bytes, (operand.k_outer ? count : block.length) * bytes,
+                      operand.stride * bytes, operand.k_outer ? block.length : count);
+}
+
 // One k of a register tile: sum[i][v] += a[i] · b[v], fused.
 template <size_t kRows, size_t kVectors>
 HWY_INLINE void multiply_add(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
