@@ -90,6 +90,7 @@ struct MatmulTask {
 // (neither for MatmulOrder::packed), and C where the output is bf16.
 struct MatmulScratch {
   float* resident = nullptr;
+  float* next = nullptr;  // the resident one of the next chunk, with MatmulOrder::keep_b
   float* strip = nullptr;
   float* c = nullptr;
 };
@@ -116,16 +117,23 @@ void append_k_blocks(int64_t begin, int64_t end, Blocks& blocks) {
   for (int64_t k = begin; k < end; k += kKBlock) blocks.push_back({k, std::min(kKBlock, end - k)});
 }
 
-// body(blocks, their k, the next body's blocks) for runs of whole blocks of at most `most_k` together.
+// The first blocks, as many as have at most `most_k` together, but one at least unless there is none.
+inline std::span<const KBlock> first_chunk(std::span<const KBlock> blocks, int64_t most_k) {
+  size_t count = std::min<size_t>(blocks.size(), 1);
+  int64_t k = blocks.empty() ? 0 : blocks[0].length;
+  while (count < blocks.size() && k + blocks[count].length <= most_k) k += blocks[count++].length;
+  return blocks.first(count);
+}
+
+// body(blocks, their k, the next body's blocks) for one such chunk after the other.
 template <class Body>
 void for_chunks(std::span<const KBlock> rest, int64_t most_k, const Body& body) {
-  while (!rest.empty()) {
-    size_t count = 1;
-    int64_t k = rest[0].length;
-    while (count < rest.size() && k + rest[count].length <= most_k) k += rest[count++].length;
-    const std::span<const KBlock> blocks = rest.first(count);
-    rest = rest.subspan(count);
-    body(blocks, k, rest.first(std::min(count, rest.size())));
+  for (std::span<const KBlock> blocks = first_chunk(rest, most_k), next; !blocks.empty(); blocks = next) {
+    rest = rest.subspan(blocks.size());
+    next = first_chunk(rest, most_k);
+    int64_t k = 0;
+    for (const KBlock& block : blocks) k += block.length;
+    body(blocks, k, next);
   }
 }
 

@@ -37,7 +37,7 @@ int64_t padded(int64_t columns, const RegisterTile& tile) {
 }
 
 void run_task(const MatmulKernel& kernel, const MatmulTask& task) {
-  static thread_local ScratchBuffer resident, strip, c;
+  static thread_local ScratchBuffer resident, next, strip, c;
   const int64_t rows = task.row_end - task.row_begin;
   const int64_t columns = padded(task.column_end - task.column_begin, kernel.tile);
   MatmulScratch scratch;
@@ -48,6 +48,7 @@ void run_task(const MatmulKernel& kernel, const MatmulTask& task) {
                                                                : rows;
     const int64_t strip_width = keep_b ? kernel.tile.rows : kernel.tile.columns;
     scratch.resident = resident.at_least(kept * task.k + kVectorPadding);
+    if (keep_b) scratch.next = next.at_least(kept * task.k + kVectorPadding);
     scratch.strip = strip.at_least(strip_width * task.k + kVectorPadding);
   }
   if (task.problem->c.dtype == DType::bf16) scratch.c = c.at_least(rows * columns);
