@@ -43,4 +43,8 @@ void Experts::visit(const std::string& prefix, const ParameterVisitor& visitor) 
   visitor(prefix + "{}.down_proj.weight", down_proj_EDF, ParameterKind::experts);
 }
 
+void Experts::visit_products(const ProductWeightVisitor& visitor) {
+  for (Tensor* weight : {&gate_proj_EFD, &up_proj_EFD, &down_proj_EDF}) visitor(*weight);
+}
+
 }  // namespace moray

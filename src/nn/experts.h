@@ -4,7 +4,7 @@
 // R expert rows, D hidden, F moe_intermediate_size, E experts.
 #pragma once
 
-#include "nn/parameters.h"
+#include "nn/precision.h"
 #include "ops/matmul.h"
 #include "ops/permute.h"
 #include "ops/swiglu.h"
@@ -28,6 +28,7 @@ struct Experts {
                         const Tensor& drouter_gate_R, Saved&&, Deferred&) const;
   void backward_weight(Exec&, Deferred&&, const ExpertRows&, Experts& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
 };
 
 }  // namespace moray

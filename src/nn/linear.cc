@@ -28,4 +28,8 @@ void Linear::visit(const std::string& prefix, const ParameterVisitor& visitor) {
   visitor(prefix + "weight", weight_OI, ParameterKind::matrix);
 }
 
+void Linear::visit_products(const ProductWeightVisitor& visitor) {
+  visitor(weight_OI);
+}
+
 }  // namespace moray

@@ -3,7 +3,7 @@
 // T rows, I inputs, O outputs, G gradient groups.
 #pragma once
 
-#include "nn/parameters.h"
+#include "nn/precision.h"
 #include "ops/matmul.h"
 
 namespace moray {
@@ -23,6 +23,7 @@ struct Linear {
   Tensor backward_input(Exec&, const Tensor& dy_TO, Saved&&, Deferred&, Tensor dx_TI = {}) const;
   void backward_weight(Exec&, Deferred&&, const SampleRows&, Linear& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
 };
 
 }  // namespace moray

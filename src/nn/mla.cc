@@ -30,7 +30,7 @@ Tensor Mla::forward(Exec& exec, const Tensor& x_TD, const LayerContext& context,
       kv_b_proj.forward(exec, kv_a_layernorm.forward(exec, c_kv, saved.kv_a_layernorm), saved.kv_b_proj);
 
   saved.o = exec.empty({tokens, shape.o_width()});
-  saved.lse_HT = exec.empty({shape.heads, tokens});
+  saved.lse_HT = exec.empty_wide({shape.heads, tokens});
   mla_attention_forward(exec, saved.q, saved.kv, saved.k_rope, shape, context.mask, saved.o, saved.lse_HT);
   return o_proj.forward(exec, saved.o, saved.o_proj);
 }
@@ -95,6 +95,16 @@ void Mla::visit(const std::string& prefix, const ParameterVisitor& visitor) {
   kv_a_layernorm.visit(prefix + "kv_a_layernorm.", visitor);
   kv_b_proj.visit(prefix + "kv_b_proj.", visitor);
   o_proj.visit(prefix + "o_proj.", visitor);
+}
+
+void Mla::visit_products(const ProductWeightVisitor& visitor) {
+  if (has_q_lora) {
+    q_a_proj.visit_products(visitor);
+    q_b_proj.visit_products(visitor);
+  } else {
+    q_proj.visit_products(visitor);
+  }
+  for (Linear* linear : {&kv_a_proj_with_mqa, &kv_b_proj, &o_proj}) linear->visit_products(visitor);
 }
 
 }  // namespace moray

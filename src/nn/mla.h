@@ -46,6 +46,7 @@ struct Mla {
   Tensor backward_input(Exec&, const Tensor& dy_TD, const LayerContext&, Saved&&, Deferred&) const;
   void backward_weight(Exec&, Deferred&&, const SampleRows&, Mla& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
 
  private:
   RopeLayout q_rope_layout() const;

@@ -36,4 +36,8 @@ void Mlp::visit(const std::string& prefix, const ParameterVisitor& visitor) {
   down_proj.visit(prefix + "down_proj.", visitor);
 }
 
+void Mlp::visit_products(const ProductWeightVisitor& visitor) {
+  for (Linear* linear : {&gate_proj, &up_proj, &down_proj}) linear->visit_products(visitor);
+}
+
 }  // namespace moray

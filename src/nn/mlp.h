@@ -24,6 +24,7 @@ struct Mlp {
   Tensor backward_input(Exec&, const Tensor& dy_TD, Saved&&, Deferred&) const;
   void backward_weight(Exec&, Deferred&&, const SampleRows&, Mlp& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
 };
 
 }  // namespace moray

@@ -3,7 +3,7 @@
 namespace moray {
 
 Tensor RmsNorm::forward(Exec& exec, const Tensor& x_TD, Saved& saved) const {
-  saved = {x_TD, exec.empty({x_TD.extent(0)})};
+  saved = {x_TD, exec.empty_wide({x_TD.extent(0)})};
   Tensor y_TD = exec.empty(x_TD.shape());
   rms_norm_forward(exec, x_TD, weight_D, eps, y_TD, saved.rstd_T);
   return y_TD;

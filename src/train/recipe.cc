@@ -24,6 +24,11 @@ DType dtype_of_name(Config& config, const char* key, const char* fallback) {
   fail("{} is '{}', expected 'f32' or 'bf16'", config.where(key), name);
 }
 
+Precision precision_from(Config& config) {
+  const DType dtype = dtype_of_name(config, "train.precision", "f32");
+  return {dtype == DType::f32 ? PrecisionKind::f32 : PrecisionKind::bf16};
+}
+
 OptimizerConfig optimizer_from(Config& config) {
   OptimizerConfig optimizer;
   constexpr double kBelowOne = 1 - 1e-9;
@@ -39,6 +44,7 @@ OptimizerConfig optimizer_from(Config& config) {
 
 TrainConfig train_from(Config& config) {
   TrainConfig train;
+  train.precision = precision_from(config);
   train.seed = static_cast<uint64_t>(config.integer("train.seed", 1));
   train.tokens = at_least(config, "train.tokens", 0, 1);
   train.sequence_length = at_least(config, "train.sequence_length", train.sequence_length, 1);

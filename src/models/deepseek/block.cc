@@ -58,9 +58,9 @@ void Block::experts_backward(Exec& exec, Saved& saved, Deferred& deferred) const
   if (has_mlp)
     deferred.du_TD = mlp.backward_input(exec, deferred.dout_TD, std::move(saved.mlp), deferred.mlp);
   if (!is_moe) return;
-  const Tensor router_gate_R = exec.empty({saved.plan.choice_R.extent(0)});
+  const Tensor router_gate_R = exec.empty_wide({saved.plan.choice_R.extent(0)});
   gather_values(exec, saved.gate.gates_TK, saved.plan.choice_R, router_gate_R);
-  deferred.drouter_gate_R = exec.empty(router_gate_R.shape());
+  deferred.drouter_gate_R = exec.empty_wide(router_gate_R.shape());
   deferred.dx_RD =
       experts.backward_input(exec, deferred.dy_RD, saved.plan.rows, router_gate_R, deferred.drouter_gate_R,
                              std::move(saved.experts), deferred.experts);
@@ -80,7 +80,7 @@ void Block::dispatch_backward(Exec& exec, Saved& saved, Deferred& deferred) cons
 Tensor Block::attention_backward(Exec& exec, const LayerContext& context, double balance_coefficient,
                                  Saved& saved, Deferred& deferred) const {
   if (is_moe) {
-    const Tensor dgates_TK = exec.empty(saved.gate.gates_TK.shape());
+    const Tensor dgates_TK = exec.empty_wide(saved.gate.gates_TK.shape());
     gather_values(exec, deferred.drouter_gate_R, saved.plan.row_TK, dgates_TK);
     gate.backward_input(exec, dgates_TK, context.rows, balance_coefficient, std::move(saved.gate),
                         deferred.gate, deferred.du_TD);
@@ -152,6 +152,12 @@ void Block::visit(const std::string& prefix, const ParameterVisitor& visitor) {
   } else {
     mlp.visit(prefix + "mlp.", visitor);
   }
+}
+
+void Block::visit_products(const ProductWeightVisitor& visitor) {
+  self_attn.visit_products(visitor);
+  if (has_mlp) mlp.visit_products(visitor);
+  if (is_moe) experts.visit_products(visitor);
 }
 
 Block make_block(const ModelConfig& config, bool moe) {

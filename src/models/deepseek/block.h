@@ -74,6 +74,7 @@ struct Block {
   void backward_weight(Exec&, const LayerContext&, Deferred&&, Block& gradient) const;
 
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
 };
 
 // A block whose tensors are undefined but whose shapes and switches are set; `moe`: with routed experts.

@@ -47,4 +47,9 @@ void MtpModule::visit(const std::string& prefix, const ParameterVisitor& visitor
   shared_head_norm.visit(prefix + "shared_head.norm.", visitor);
 }
 
+void MtpModule::visit_products(const ProductWeightVisitor& visitor) {
+  eh_proj.visit_products(visitor);
+  block.visit_products(visitor);
+}
+
 }  // namespace moray::deepseek
