@@ -9,6 +9,11 @@ Tensor RmsNorm::forward(Exec& exec, const Tensor& x_TD, Saved& saved) const {
   return y_TD;
 }
 
+Tensor RmsNorm::output(Exec& exec, const Saved& saved) const {
+  Saved again;
+  return forward(exec, saved.x_TD, again);
+}
+
 Tensor RmsNorm::backward_input(Exec& exec, const Tensor& dy_TD, Saved&& saved, Deferred& deferred,
                                Tensor dx_TD) const {
   const bool accumulate = dx_TD.defined();

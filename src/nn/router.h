@@ -18,7 +18,8 @@ struct Router {
                   // gradient
 
   struct Saved {
-    Tensor x_TD, scores_TE, ids_TK, gates_TK, fraction_SE;
+    Tensor x_TD;  // not with recompute_norms: the block puts it back before B
+    Tensor scores_TE, ids_TK, gates_TK, fraction_SE;
   };
   struct Deferred {
     Tensor x_TD, dlogits_TE;

@@ -121,7 +121,9 @@ TEST_P(SameBitsInPrecision, WhateverTheLayout) {
   const Precision precision{GetParam()};
   const Trace expected = train({}, 2, true, DType::bf16, precision);
   EXPECT_LT(expected.losses.back(), expected.losses.front());
-  EXPECT_NE(expected.state, train({}, 2, true, DType::bf16).state);
+  if (precision.kind != PrecisionKind::f32) {
+    EXPECT_NE(expected.state, train({}, 2, true, DType::bf16).state);
+  }
   for (const Layout& layout : kLayouts) {
     const Trace trace = train(layout, 2, true, DType::bf16, precision);
     if (trace.losses.empty()) continue;  // the machine has no such instruction set
@@ -130,7 +132,39 @@ TEST_P(SameBitsInPrecision, WhateverTheLayout) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Narrow, SameBitsInPrecision, testing::Values(PrecisionKind::bf16));
+INSTANTIATE_TEST_SUITE_P(Precisions, SameBitsInPrecision, testing::Values(PrecisionKind::f32, PrecisionKind::bf16, PrecisionKind::fp8));
+
+// What the backward pass computes again has the bits of what it would have kept; with FP8 products too.
+TEST_P(SameBitsInPrecision, WhateverIsRecomputed) {
+  Precision precision{GetParam()};
+  const Trace expected = train({}, 1, false, DType::f32, precision);
+  precision.recompute_norms = true;
+  EXPECT_EQ(train({}, 1, false, DType::f32, precision), expected);
+  precision.recompute_mla_up = true;
+  EXPECT_EQ(train({}, 1, false, DType::f32, precision), expected);
+  precision.recompute_norms = false;
+  EXPECT_EQ(train({}, 1, false, DType::f32, precision), expected);
+}
+
+// Every choice of an FP8 recipe has a part in the result.
+TEST(SameBits, EachChoiceOfFp8Counts) {
+  register_backends();
+  Precision fp8{PrecisionKind::fp8};
+  const Trace expected = train({}, 1, false, DType::f32, fp8);
+  const auto differs = [&](auto change) {
+    Precision changed = fp8;
+    change(changed);
+    const Trace trace = train({}, 1, false, DType::f32, changed);
+    EXPECT_NEAR(trace.losses.back(), expected.losses.back(), 0.01 * expected.losses.back());
+    return trace.state != expected.state;
+  };
+  EXPECT_TRUE(differs([](Precision& p) { p.scales = ScaleFormat::power_of_two; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.linear_inputs = {}; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.attention_output = {}; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.swiglu_inputs = {}; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.dispatch = {}; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.dispatch_gradient = {}; }));
+}
 
 // The test above can fail: another order of sums gives other bits.
 TEST(SameBits, GradientGroupsChangeTheOrder) {

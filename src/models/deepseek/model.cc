@@ -76,8 +76,13 @@ void Model::visit(const std::string& prefix, const ParameterVisitor& visitor) {
 
 void Model::visit_products(const ProductWeightVisitor& visitor) {
   for (Block& block : layers) block.visit_products(visitor);
-  visitor(lm_head_VD);
+  visitor(lm_head_VD, nullptr);
   for (MtpModule& module : mtp) module.visit_products(visitor);
+}
+
+void Model::set_precision(const Precision& precision) {
+  for (Block& block : layers) block.set_precision(precision);
+  for (MtpModule& module : mtp) module.set_precision(precision);
 }
 
 Model allocate_model(const Exec& exec, const ModelConfig& config) {
