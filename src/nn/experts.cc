@@ -1,39 +1,87 @@
 #include "nn/experts.h"
 
+#include "ops/matmul_fp8.h"
+
 namespace moray {
 
-Tensor Experts::forward(Exec& exec, const Tensor& x_RD, const ExpertRows& rows, Saved& saved) const {
-  const int64_t count = x_RD.extent(0), width = gate_proj_EFD.extent(1);
-  saved = {x_RD, exec.empty({count, width}), exec.empty({count, width})};
-  grouped_matmul_forward(exec, x_RD, gate_proj_EFD, rows, saved.gate_RF);
-  grouped_matmul_forward(exec, x_RD, up_proj_EFD, rows, saved.up_RF);
-  const Tensor h_RF = exec.empty({count, width}), y_RD = exec.empty(x_RD.shape());
-  swiglu_forward(exec, saved.gate_RF, saved.up_RF, h_RF);
-  grouped_matmul_forward(exec, h_RF, down_proj_EDF, rows, y_RD);
-  return y_RD;
+namespace {
+
+// A stack of weights as its products read it.
+struct Weight {
+  const Tensor& values;
+  const QuantizedTensor& codes;
+  bool fp8() const { return codes.codes.defined(); }
+};
+
+Tensor multiply(Exec& exec, const Activation& x, const Weight& w, const ExpertRows& rows) {
+  Tensor y_RO = exec.empty({x.rows(), w.values.extent(1)});
+  if (w.fp8())
+    grouped_matmul_fp8_forward(exec, x.codes, w.codes, rows, y_RO);
+  else
+    grouped_matmul_forward(exec, x.values, w.values, rows, y_RO);
+  return y_RO;
 }
 
-Tensor Experts::backward_input(Exec& exec, const Tensor& dy_RD, const ExpertRows& rows,
+// dx = dy · w, added to dx_RI where it is defined.
+Tensor multiply_back(Exec& exec, const Activation& dy, const Weight& w, const ExpertRows& rows,
+                     Tensor dx_RI = {}) {
+  const bool accumulate = dx_RI.defined();
+  if (!accumulate) dx_RI = exec.empty({dy.rows(), w.values.extent(2)});
+  if (w.fp8())
+    grouped_matmul_fp8_backward_input(exec, dy.codes, w.codes, rows, dx_RI, accumulate);
+  else
+    grouped_matmul_backward_input(exec, dy.values, w.values, rows, dx_RI, accumulate);
+  return dx_RI;
+}
+
+}  // namespace
+
+Tensor Experts::forward(Exec& exec, const Activation& x, const ExpertRows& rows, Saved& saved) const {
+  const auto ready = [&](const Activation& a) { return fp8() ? a.with_codes(exec, precision.scales) : a; };
+  const Activation x_ready = ready(x);
+  const Activation gate = multiply(exec, x_ready, {gate_proj_EFD, gate_proj_fp8}, rows);
+  const Activation up = multiply(exec, x_ready, {up_proj_EFD, up_proj_fp8}, rows);
+  // What was sent as codes is kept as it came.
+  const CodeForm inputs = precision.when_fp8(precision.linear_inputs);
+  saved.x = x.has_codes() ? x : x_ready.kept(exec, inputs, precision.scales);
+  const Tensor h_RF = exec.empty(gate.values.shape());
+  swiglu_forward(exec, gate.values, up.values, h_RF);
+  const CodeForm form = precision.when_fp8(precision.swiglu_inputs);
+  saved.gate = gate.kept(exec, form, precision.scales);
+  saved.up = up.kept(exec, form, precision.scales);
+  return multiply(exec, ready(h_RF), {down_proj_EDF, down_proj_fp8}, rows);
+}
+
+Tensor Experts::backward_input(Exec& exec, const Activation& dy, const ExpertRows& rows,
                                const Tensor& router_gate_R, const Tensor& drouter_gate_R, Saved&& saved,
                                Deferred& deferred) const {
-  const Shape wide = saved.gate_RF.shape();
-  const Tensor dh_RF = exec.empty(wide);
-  grouped_matmul_backward_input(exec, dy_RD, down_proj_EDF, rows, dh_RF);
-  deferred = {std::move(saved.x_RD), exec.empty(wide), exec.empty(wide), exec.empty(wide), dy_RD};
-  swiglu_backward(exec, dh_RF, saved.gate_RF, saved.up_RF, router_gate_R, deferred.dgate_RF, deferred.dup_RF,
-                  deferred.h_RF, drouter_gate_R);
+  const auto ready = [&](const Activation& a) { return fp8() ? a.with_codes(exec, precision.scales) : a; };
+  const Tensor dh_RF = multiply_back(exec, ready(dy), {down_proj_EDF, down_proj_fp8}, rows);
+  const Tensor dgate_RF = exec.empty(dh_RF.shape()), dup_RF = exec.empty(dh_RF.shape()),
+               h_RF = exec.empty(dh_RF.shape());
+  swiglu_backward(exec, dh_RF, saved.gate.numbers(exec), saved.up.numbers(exec), router_gate_R, dgate_RF,
+                  dup_RF, h_RF, drouter_gate_R);
+  deferred = {std::move(saved.x), dgate_RF, dup_RF, h_RF, dy};
   saved = {};
-  Tensor dx_RD = exec.empty(dy_RD.shape());
-  grouped_matmul_backward_input(exec, deferred.dgate_RF, gate_proj_EFD, rows, dx_RD);
-  grouped_matmul_backward_input(exec, deferred.dup_RF, up_proj_EFD, rows, dx_RD, /*accumulate=*/true);
-  return dx_RD;
+  const Tensor dx_RD = multiply_back(exec, ready(dgate_RF), {gate_proj_EFD, gate_proj_fp8}, rows);
+  return multiply_back(exec, ready(dup_RF), {up_proj_EFD, up_proj_fp8}, rows, dx_RD);
 }
 
 void Experts::backward_weight(Exec& exec, Deferred&& deferred, const ExpertRows& rows,
                               Experts& gradient) const {
-  grouped_matmul_backward_weight(exec, deferred.dgate_RF, deferred.x_RD, rows, gradient.gate_proj_EFD);
-  grouped_matmul_backward_weight(exec, deferred.dup_RF, deferred.x_RD, rows, gradient.up_proj_EFD);
-  grouped_matmul_backward_weight(exec, deferred.dy_RD, deferred.h_RF, rows, gradient.down_proj_EDF);
+  if (!fp8()) {
+    const Tensor& x_RD = deferred.x.values;
+    grouped_matmul_backward_weight(exec, deferred.dgate.values, x_RD, rows, gradient.gate_proj_EFD);
+    grouped_matmul_backward_weight(exec, deferred.dup.values, x_RD, rows, gradient.up_proj_EFD);
+    grouped_matmul_backward_weight(exec, deferred.dy.values, deferred.h.values, rows, gradient.down_proj_EDF);
+  } else {
+    const auto tiles = [&](const Activation& a) { return token_tiles(exec, a, rows, precision.scales); };
+    const QuantizedTensor x_RD = tiles(deferred.x);
+    grouped_matmul_fp8_backward_weight(exec, tiles(deferred.dgate), x_RD, rows, gradient.gate_proj_EFD);
+    grouped_matmul_fp8_backward_weight(exec, tiles(deferred.dup), x_RD, rows, gradient.up_proj_EFD);
+    grouped_matmul_fp8_backward_weight(exec, tiles(deferred.dy), tiles(deferred.h), rows,
+                                       gradient.down_proj_EDF);
+  }
   deferred = {};
 }
 
@@ -41,6 +89,12 @@ void Experts::visit(const std::string& prefix, const ParameterVisitor& visitor) 
   visitor(prefix + "{}.gate_proj.weight", gate_proj_EFD, ParameterKind::experts);
   visitor(prefix + "{}.up_proj.weight", up_proj_EFD, ParameterKind::experts);
   visitor(prefix + "{}.down_proj.weight", down_proj_EDF, ParameterKind::experts);
+}
+
+void Experts::visit_products(const ProductWeightVisitor& visitor) {
+  visitor(gate_proj_EFD, &gate_proj_fp8);
+  visitor(up_proj_EFD, &up_proj_fp8);
+  visitor(down_proj_EDF, &down_proj_fp8);
 }
 
 }  // namespace moray

@@ -153,7 +153,7 @@ TEST_F(Layers, RouterAndExperts) {
   for (const ScoringFunc scoring : {ScoringFunc::sigmoid, ScoringFunc::softmax}) {
     Router router;
     router.config = {scoring, 2, 1, kChoices, scoring == ScoringFunc::sigmoid, 1.5, true};
-    router.gate.weight_OI = random({kExperts, kHidden}, 1);
+    router.weight_ED = random({kExperts, kHidden}, 1);
     router.has_bias = false;
     Experts experts{random({kExperts, kWidth, kHidden}), random({kExperts, kWidth, kHidden}),
                     random({kExperts, kHidden, kWidth})};

@@ -1,28 +1,40 @@
-// A linear layer without bias: y = x · weightᵀ.
+// A linear layer without bias: y = x · weightᵀ. Where the weight has codes all three products run in FP8 (report
+// §3.3): inputs and output gradients by tiles of 1×128, for the weight's gradient by 128×1.
 //
 // T rows, I inputs, O outputs, G gradient groups.
 #pragma once
 
-#include "nn/parameters.h"
+#include "nn/activation.h"
 #include "ops/matmul.h"
 
 namespace moray {
 
 struct Linear {
   Tensor weight_OI;
+  QuantizedTensor weight_fp8 = {};  // blocks
+  Precision precision = {};
 
   struct Saved {
-    Tensor x_TI;
+    Activation x;
   };
   struct Deferred {
-    Tensor x_TI, dy_TO;
+    Activation x;
+    Tensor dy_TO;
   };
 
-  Tensor forward(Exec&, const Tensor& x_TI, Saved&) const;
+  bool fp8() const { return weight_fp8.codes.defined(); }
+  // Ready for the products of this layer and its siblings: quantized once for all that read it.
+  Activation input(Exec&, const Activation& x) const;
+  // What is kept of an input for W.
+  Activation kept_input(Exec&, const Activation& x) const;
+
+  Tensor product(Exec&, const Activation& x) const;  // y; keeps nothing
+  Tensor forward(Exec&, const Activation& x, Saved&) const;
   // dx; when `dx_TI` is defined the product is added to it and it is returned.
   Tensor backward_input(Exec&, const Tensor& dy_TO, Saved&&, Deferred&, Tensor dx_TI = {}) const;
   void backward_weight(Exec&, Deferred&&, const SampleRows&, Linear& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
 };
 
 }  // namespace moray

@@ -31,25 +31,34 @@ struct Mla {
   RmsNorm kv_a_layernorm;
   Linear kv_b_proj;  // kv_lora_rank → per head: key, then value
   Linear o_proj;
+  Precision precision = {};
 
   struct Saved {
-    Linear::Saved q_proj, q_a_proj, q_b_proj, kv_a_proj, kv_b_proj, o_proj;
+    Linear::Saved q_proj, q_a_proj, q_b_proj, kv_a_proj, kv_b_proj;
     RmsNorm::Saved q_a_layernorm, kv_a_layernorm;
-    Tensor q, kv, k_rope, o, lse_HT;
+    Tensor q, kv, k_rope, lse_HT;
+    Activation o;  // for attention, and the input of o_proj
   };
   struct Deferred {
     Linear::Deferred q_proj, q_a_proj, q_b_proj, kv_a_proj, kv_b_proj, o_proj;
     RmsNorm::Deferred q_a_layernorm, kv_a_layernorm;
   };
 
-  Tensor forward(Exec&, const Tensor& x_TD, const LayerContext&, Saved&) const;
+  // Keeps no x with precision.recompute_norms: whoever computes it again hands it to keep_input() before B.
+  Tensor forward(Exec&, const Activation& x, const LayerContext&, Saved&) const;
+  void keep_input(Exec&, const Activation& x, Saved&) const;
   Tensor backward_input(Exec&, const Tensor& dy_TD, const LayerContext&, Saved&&, Deferred&) const;
   void backward_weight(Exec&, Deferred&&, const SampleRows&, Mla& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
+  void set_precision(const Precision&);
 
  private:
   RopeLayout q_rope_layout() const;
   RopeLayout k_rope_layout() const;
+  std::vector<Linear*> projections();
+  Tensor queries(Exec&, const Activation& from, const LayerContext&) const;
+  void recompute(Exec&, const LayerContext&, Saved&) const;
 };
 
 }  // namespace moray

@@ -11,19 +11,24 @@ namespace moray {
 
 struct Mlp {
   Linear gate_proj, up_proj, down_proj;
+  Precision precision = {};
 
   struct Saved {
     Linear::Saved gate_proj, up_proj;
-    Tensor gate_TF, up_TF;  // h is recomputed in the backward pass
+    Activation gate, up;  // h is recomputed in the backward pass
   };
   struct Deferred {
     Linear::Deferred gate_proj, up_proj, down_proj;
   };
 
-  Tensor forward(Exec&, const Tensor& x_TD, Saved&) const;
+  // Keeps no x with precision.recompute_norms: whoever computes it again hands it to keep_input() before B.
+  Tensor forward(Exec&, const Activation& x, Saved&) const;
+  void keep_input(Exec&, const Activation& x, Saved&) const;
   Tensor backward_input(Exec&, const Tensor& dy_TD, Saved&&, Deferred&) const;
   void backward_weight(Exec&, Deferred&&, const SampleRows&, Mlp& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
+  void set_precision(const Precision&);
 };
 
 }  // namespace moray

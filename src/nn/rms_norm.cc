@@ -3,10 +3,15 @@
 namespace moray {
 
 Tensor RmsNorm::forward(Exec& exec, const Tensor& x_TD, Saved& saved) const {
-  saved = {x_TD, exec.empty({x_TD.extent(0)})};
+  saved = {x_TD, exec.empty_wide({x_TD.extent(0)})};
   Tensor y_TD = exec.empty(x_TD.shape());
   rms_norm_forward(exec, x_TD, weight_D, eps, y_TD, saved.rstd_T);
   return y_TD;
+}
+
+Tensor RmsNorm::output(Exec& exec, const Saved& saved) const {
+  Saved again;
+  return forward(exec, saved.x_TD, again);
 }
 
 Tensor RmsNorm::backward_input(Exec& exec, const Tensor& dy_TD, Saved&& saved, Deferred& deferred,

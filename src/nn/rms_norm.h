@@ -20,6 +20,7 @@ struct RmsNorm {
   };
 
   Tensor forward(Exec&, const Tensor& x_TD, Saved&) const;
+  Tensor output(Exec&, const Saved&) const;  // what forward returned, computed again
   // dx; when `dx_TD` is defined the gradient is added to it and it is returned.
   Tensor backward_input(Exec&, const Tensor& dy_TD, Saved&&, Deferred&, Tensor dx_TD = {}) const;
   void backward_weight(Exec&, Deferred&&, const SampleRows&, RmsNorm& gradient) const;

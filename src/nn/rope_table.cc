@@ -42,7 +42,7 @@ RopeTable make_rope_table(const Exec& exec, int64_t positions, int64_t rope_dim,
   const std::vector<double> frequencies = rope_frequencies(rope_dim, theta, yarn);
   const double amplitude =
       yarn ? yarn_mscale(yarn->factor, yarn->mscale) / yarn_mscale(yarn->factor, yarn->mscale_all_dim) : 1.0;
-  RopeTable table{exec.empty({positions, rope_dim / 2}), exec.empty({positions, rope_dim / 2})};
+  RopeTable table{exec.empty_wide({positions, rope_dim / 2}), exec.empty_wide({positions, rope_dim / 2})};
   const auto fill = [&]<class T>(T* cos, T* sin) {
     for (int64_t position = 0; position < positions; ++position)
       for (double frequency : frequencies) {

@@ -16,16 +16,18 @@ void add_each(const Tensor& values, double& sum) {
 
 void Router::forward(Exec& exec, const Tensor& x_TD, const SampleRows& rows, const Tensor& fixed_ids_TK,
                      Saved& saved, double& balance_loss, std::vector<int64_t>& load) const {
-  const int64_t tokens = x_TD.extent(0), experts = gate.weight_OI.extent(0);
-  const Tensor logits_TE = gate.forward(exec, x_TD, saved.gate);
-  saved.scores_TE = exec.empty(logits_TE.shape());
-  saved.gates_TK = exec.empty({tokens, config.num_experts_per_tok});
+  const int64_t tokens = x_TD.extent(0), experts = weight_ED.extent(0);
+  saved.x_TD = x_TD;
+  const Tensor logits_TE = exec.empty_wide({tokens, experts});
+  matmul_forward(exec, x_TD, weight_ED, logits_TE);
+  saved.scores_TE = exec.empty_wide(logits_TE.shape());
+  saved.gates_TK = exec.empty_wide({tokens, config.num_experts_per_tok});
   const bool ids_given = fixed_ids_TK.defined();
   saved.ids_TK = ids_given ? fixed_ids_TK : exec.empty_i32({tokens, config.num_experts_per_tok});
   route_forward(exec, logits_TE, bias_E, config, ids_given, saved.scores_TE, saved.ids_TK, saved.gates_TK);
 
-  saved.fraction_SE = exec.empty({rows.samples, experts});
-  const Tensor loss_S = exec.empty({rows.samples});
+  saved.fraction_SE = exec.empty_wide({rows.samples, experts});
+  const Tensor loss_S = exec.empty_wide({rows.samples});
   balance_loss_forward(exec, saved.scores_TE, rows.samples, config.num_experts_per_tok, saved.fraction_SE,
                        loss_S);
   add_each(loss_S, balance_loss);
@@ -37,23 +39,24 @@ void Router::backward_input(Exec& exec, const Tensor& dgates_TK, const SampleRow
                             const Tensor& dx_TD) const {
   Tensor dscores_TE;
   if (balance_coefficient != 0) {
-    dscores_TE = exec.empty(saved.scores_TE.shape());
+    dscores_TE = exec.empty_wide(saved.scores_TE.shape());
     balance_loss_backward(exec, saved.scores_TE, saved.fraction_SE, rows.samples, balance_coefficient,
                           dscores_TE);
   }
-  const Tensor dlogits_TE = exec.empty(saved.scores_TE.shape());
-  route_backward(exec, dgates_TK, saved.scores_TE, saved.ids_TK, config, dscores_TE, dlogits_TE);
-  gate.backward_input(exec, dlogits_TE, std::move(saved.gate), deferred.gate, dx_TD);
+  deferred = {std::move(saved.x_TD), exec.empty_wide(saved.scores_TE.shape())};
+  route_backward(exec, dgates_TK, saved.scores_TE, saved.ids_TK, config, dscores_TE, deferred.dlogits_TE);
+  matmul_backward_input(exec, deferred.dlogits_TE, weight_ED, dx_TD, /*accumulate=*/true);
   saved = {};
 }
 
 void Router::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows,
                              Router& gradient) const {
-  gate.backward_weight(exec, std::move(deferred.gate), rows, gradient.gate);
+  matmul_backward_weight(exec, deferred.dlogits_TE, deferred.x_TD, rows, gradient.weight_ED);
+  deferred = {};
 }
 
 void Router::visit(const std::string& prefix, const ParameterVisitor& visitor) {
-  gate.visit(prefix, visitor);
+  visitor(prefix + "weight", weight_ED, ParameterKind::matrix);
   if (has_bias) visitor(prefix + "e_score_correction_bias", bias_E, ParameterKind::buffer);
 }
 

@@ -1,27 +1,28 @@
-// The router of a MoE layer: logits, scores, group-limited top-k with the balance bias, gates, the
+// The router of a MoE layer, in FP32 (but for what it reads) whatever the recipe's precision: logits, scores, group-limited top-k with the balance bias, gates, the
 // sequence-wise loss, and the experts' load.
 //
 // T rows, D hidden, E experts, K experts a token.
 #pragma once
 
-#include "nn/linear.h"
+#include "nn/parameters.h"
+#include "ops/matmul.h"
 #include "ops/route.h"
 
 namespace moray {
 
 struct Router {
   RouterConfig config;
-  Linear gate;  // weight [E, D]
+  Tensor weight_ED;
   bool has_bias = true;
   Tensor bias_E;  // e_score_correction_bias: for selection only, moved by balance_bias_update, never by a
                   // gradient
 
   struct Saved {
-    Linear::Saved gate;
+    Tensor x_TD;  // not with recompute_norms: the block puts it back before B
     Tensor scores_TE, ids_TK, gates_TK, fraction_SE;
   };
   struct Deferred {
-    Linear::Deferred gate;
+    Tensor x_TD, dlogits_TE;
   };
 
   // Fills ids_TK, gates_TK (in saved). With fixed_ids_TK defined, routing is that and not chosen. Adds the

@@ -42,9 +42,9 @@ TEST_P(CrossEntropy, AgreesWithReference) {
     };
     const Tensor h = operand("h", {T, D}, 1), w = operand("w", {V, D}, spread),
                  targets = some_targets(bench, T, V);
-    const Tensor loss = bench.empty({T}), again = bench.normal("stale loss", {T}),
+    const Tensor loss = bench.empty_wide({T}), again = bench.wide("stale loss", {T}),
                  dh = bench.normal("stale dh", {T, D});
-    const Tensor dw = bench.normal("dw", {c.groups, V, D}, 0.01);
+    const Tensor dw = bench.wide("dw", {c.groups, V, D}, 0.01);
     cross_entropy_forward(bench.exec, h, w, targets, loss);
     cross_entropy_forward_backward(bench.exec, h, w, targets, {c.samples, c.rows_per_sample, 1, c.groups},
                                    0.01, again, dh, dw);
@@ -52,6 +52,8 @@ TEST_P(CrossEntropy, AgreesWithReference) {
   };
   expect_close(tolerance::kCrossEntropy, op);
   expect_same_bits_on_threads(op);
+  expect_close_bf16(tolerance::kToBf16, op);
+  expect_same_bf16_bits_on_threads(op);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CrossEntropy,

@@ -28,4 +28,9 @@ void split_columns(Exec& exec, const Tensor& x, const Tensor& a_TA, const Tensor
   launch(exec, "split_columns", 0, slot(exec).split_columns, x, a_TA, b_TB);
 }
 
+void convert(Exec& exec, const Tensor& from, const Tensor& to) {
+  expect_shape("convert", "to", to, from.shape());
+  launch(exec, "convert", 0, kernels<ElementwiseKernels>(exec.device).convert, from, to);
+}
+
 }  // namespace moray

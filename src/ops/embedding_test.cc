@@ -27,8 +27,8 @@ TEST_P(Embedding, AgreesWithReference) {
   const SampleRows rows{samples, rows_per_sample, 2, groups};
   const OpCase op = [&, D = width, V = vocabulary, G = groups](Workbench& bench) {
     const int64_t T = rows.rows();
-    const Tensor ids = bench.ints_below("ids", {T}, static_cast<int32_t>(V)), w = bench.normal("w", {V, D});
-    const Tensor x = bench.empty({T, D}), dx = bench.normal("dx", {T, D}), dw = bench.normal("dw", {G, V, D});
+    const Tensor ids = bench.ints_below("ids", {T}, static_cast<int32_t>(V)), w = bench.wide("w", {V, D});
+    const Tensor x = bench.empty({T, D}), dx = bench.normal("dx", {T, D}), dw = bench.wide("dw", {G, V, D});
     embedding_forward(bench.exec, ids, w, x);
     embedding_backward_weight(bench.exec, dx, ids, rows, dw);
     return NamedOutputs{{"x", x}, {"dw", dw}};
@@ -36,6 +36,9 @@ TEST_P(Embedding, AgreesWithReference) {
   expect_close(tolerance::kEmbeddingWeight, op);
   expect_reference_bits(op);
   expect_same_bits_on_threads(op);
+  expect_close_bf16(tolerance::kToBf16, op);
+  expect_reference_bf16_bits(op);
+  expect_same_bf16_bits_on_threads(op);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Embedding,

@@ -71,7 +71,7 @@ TEST(Matmul, RoundsBf16OutputsOnce) {
     matmul_backward_input(bench.exec, dy, w, dx);
     return NamedOutputs{{"y", y}, {"dx", dx}};
   };
-  expect_close(tolerance::kMatmulToBf16, op);
+  expect_close(tolerance::kToBf16, op);
   expect_reference_bits(op);
 }
 

@@ -48,7 +48,7 @@ struct Attention {
     k_rope = bench.normal("k_rope", {T, R});
     d_o = bench.normal("d_o", {T, c.shape.o_width()});
     o = bench.normal("stale o", {T, c.shape.o_width()});
-    lse = bench.normal("stale lse", {c.shape.heads, T});
+    lse = bench.wide("stale lse", {c.shape.heads, T});
     dq = bench.normal("stale dq", q.shape());
     dkv = bench.normal("stale dkv", kv.shape());
     dk_rope = bench.normal("stale dk_rope", k_rope.shape());
@@ -78,6 +78,8 @@ TEST_P(MlaAttention, AgreesWithReference) {
   };
   expect_close(tolerance::kAttention, op);
   expect_same_bits_on_threads(op);
+  expect_close_bf16(tolerance::kAttentionBf16, op);
+  expect_same_bf16_bits_on_threads(op);
 }
 
 INSTANTIATE_TEST_SUITE_P(

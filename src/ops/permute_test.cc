@@ -55,7 +55,8 @@ TEST_P(Permute, AgreesWithReference) {
     DispatchPlan plan = allocate_dispatch_plan(bench.exec, T, K, c.experts, c.samples);
     dispatch_plan(bench.exec, ids, plan);
     const Tensor x = bench.normal("x", {T, D}), rows = bench.empty({R, D}), y = bench.normal("y", {R, D});
-    const Tensor gates = bench.normal("gates", {T, K}), gate_R = bench.empty({R}), back = bench.empty({T, K});
+    const Tensor gates = bench.wide("gates", {T, K}), gate_R = bench.empty_wide({R}),
+                 back = bench.empty_wide({T, K});
     const Tensor out = bench.empty({T, D}), more = bench.normal("out", {T, D}), sum = bench.empty({T, D});
     gather_rows(bench.exec, x, plan.token_R, rows);
     gather_values(bench.exec, gates, plan.choice_R, gate_R);
@@ -77,6 +78,9 @@ TEST_P(Permute, AgreesWithReference) {
   expect_close(tolerance::kCombine, op);
   expect_reference_bits(op);
   expect_same_bits_on_threads(op);
+  expect_close_bf16(tolerance::kCombineBf16, op);
+  expect_reference_bf16_bits(op);
+  expect_same_bf16_bits_on_threads(op);
 }
 
 // What the header promises of a plan, from the ids alone.

@@ -29,10 +29,10 @@ TEST_P(RmsNorm, AgreesWithReference) {
   const SampleRows rows{samples, rows_per_sample, 1, groups};
   const OpCase op = [&, D = width, G = groups](Workbench& bench) {
     const int64_t T = rows.rows();
-    const Tensor x = bench.normal("x", {T, D}, 3), w = bench.normal("w", {D}, 0.3, 1),
+    const Tensor x = bench.normal("x", {T, D}, 3), w = bench.wide("w", {D}, 0.3, 1),
                  dy = bench.normal("dy", {T, D});
-    const Tensor y = bench.empty({T, D}), rstd = bench.empty({T});
-    const Tensor dx = bench.empty({T, D}), more = bench.normal("dx", {T, D}), dw = bench.normal("dw", {G, D});
+    const Tensor y = bench.empty({T, D}), rstd = bench.empty_wide({T});
+    const Tensor dx = bench.empty({T, D}), more = bench.normal("dx", {T, D}), dw = bench.wide("dw", {G, D});
     rms_norm_forward(bench.exec, x, w, kEps, y, rstd);
     rms_norm_backward_input(bench.exec, dy, x, w, rstd, dx);
     rms_norm_backward_input(bench.exec, dy, x, w, rstd, more, /*accumulate=*/true);
@@ -41,21 +41,25 @@ TEST_P(RmsNorm, AgreesWithReference) {
   };
   expect_close(tolerance::kRmsNorm, op);
   expect_same_bits_on_threads(op);
+  expect_close_bf16(tolerance::kToBf16, op);
+  expect_same_bf16_bits_on_threads(op);
 }
 
 // Every rounding of these is fixed by the header: 16 lanes along a row, blocks of 128 along rows.
 TEST_P(RmsNorm, HasReferenceBits) {
   const auto [samples, rows_per_sample, width, groups] = GetParam();
   const SampleRows rows{samples, rows_per_sample, 1, groups};
-  expect_reference_bits([&, D = width, G = groups](Workbench& bench) {
+  const OpCase op = [&, D = width, G = groups](Workbench& bench) {
     const int64_t T = rows.rows();
-    const Tensor x = bench.normal("x", {T, D}, 3), w = bench.normal("w", {D}, 0.3, 1),
+    const Tensor x = bench.normal("x", {T, D}, 3), w = bench.wide("w", {D}, 0.3, 1),
                  dy = bench.normal("dy", {T, D});
-    const Tensor y = bench.empty({T, D}), rstd = bench.empty({T}), dw = bench.normal("dw", {G, D});
+    const Tensor y = bench.empty({T, D}), rstd = bench.empty_wide({T}), dw = bench.wide("dw", {G, D});
     rms_norm_forward(bench.exec, x, w, kEps, y, rstd);
     rms_norm_backward_weight(bench.exec, dy, x, rstd, rows, dw);
     return NamedOutputs{{"y", y}, {"rstd", rstd}, {"dw", dw}};
-  });
+  };
+  expect_reference_bits(op);
+  expect_reference_bf16_bits(op);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, RmsNorm,

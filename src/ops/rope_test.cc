@@ -27,7 +27,7 @@ struct Tables {
 
 // Real angles, so that turning back is the inverse; rounded to f32 on every device alike.
 Tables tables(Workbench& bench, int64_t positions, int64_t pairs) {
-  const Tables t{bench.empty({positions, pairs}), bench.empty({positions, pairs})};
+  const Tables t{bench.empty_wide({positions, pairs}), bench.empty_wide({positions, pairs})};
   for (int64_t i = 0; i < positions * pairs; ++i) {
     const double angle = static_cast<double>(i / pairs) *
                          std::pow(10000.0, -static_cast<double>(i % pairs) / static_cast<double>(pairs));
@@ -58,6 +58,8 @@ TEST_P(Rope, AgreesWithReference) {
   };
   expect_close(tolerance::kRope, op);
   expect_same_bits_on_threads(op);
+  expect_close_bf16(tolerance::kToBf16, op);
+  expect_same_bf16_bits_on_threads(op);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Rope,

@@ -19,8 +19,8 @@ TEST_P(Swiglu, AgreesWithReference) {
   const OpCase op = [&](Workbench& bench) {
     const Tensor gate = bench.normal("gate", shape, 4), up = bench.normal("up", shape),
                  dh = bench.normal("dh", shape);
-    const Tensor router_gate = bench.normal("router_gate", {shape[0]}),
-                 drouter_gate = bench.empty({shape[0]});
+    const Tensor router_gate = bench.wide("router_gate", {shape[0]}),
+                 drouter_gate = bench.empty_wide({shape[0]});
     const Tensor h = bench.empty(shape);
     swiglu_forward(bench.exec, gate, up, h);
     NamedOutputs outputs{{"h", h}};
@@ -35,6 +35,8 @@ TEST_P(Swiglu, AgreesWithReference) {
   };
   expect_close(tolerance::kSwiglu, op);
   expect_same_bits_on_threads(op);
+  expect_close_bf16(tolerance::kToBf16, op);
+  expect_same_bf16_bits_on_threads(op);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Swiglu,

@@ -26,7 +26,7 @@ double window_nats(Exec& exec, const deepseek::Model& model, const RopeTable& ro
   std::copy(all, all + windows * length, ids_T.data<int32_t>());
   std::copy(all + 1, all + 1 + windows * length, targets_T.data<int32_t>());
   const SampleRows rows{.samples = windows, .rows_per_sample = length};
-  const Tensor loss_T = exec.empty({windows * length});
+  const Tensor loss_T = exec.empty_wide({windows * length});
   cross_entropy_forward(exec, hidden_states(exec, model, ids_T, rows, rope), model.lm_head_VD, targets_T,
                         loss_T);
   double nats = 0;

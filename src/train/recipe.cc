@@ -24,7 +24,45 @@ DType dtype_of_name(Config& config, const char* key, const char* fallback) {
   fail("{} is '{}', expected 'f32' or 'bf16'", config.where(key), name);
 }
 
-OptimizerConfig optimizer_from(Config& config) {
+CodeForm code_form_from(Config& config, const char* key, CodeForm fallback) {
+  const auto spelled = [](CodeForm form) {
+    return !form                          ? "bf16"
+           : *form == CodeFormat::f8_e4m3 ? "e4m3"
+           : *form == CodeFormat::f8_e5m2 ? "e5m2"
+                                          : "e5m6";
+  };
+  const std::string name = config.string(key, spelled(fallback));
+  for (CodeForm form : {CodeForm(), CodeForm(CodeFormat::f8_e4m3), CodeForm(CodeFormat::f12_e5m6)})
+    if (name == spelled(form)) return form;
+  fail("{} is '{}', expected 'bf16', 'e4m3' or 'e5m6'", config.where(key), name);
+}
+
+// The narrow half of the keys belongs to FP8 recipes alone; elsewhere they are unknown.
+Precision precision_from(Config& config) {
+  Precision precision;
+  const std::string kind = config.string("train.precision", "f32");
+  if (kind != "f32" && kind != "bf16" && kind != "fp8")
+    fail("{} is '{}', expected 'f32', 'bf16' or 'fp8'", config.where("train.precision"), kind);
+  precision.kind = kind == "f32"    ? PrecisionKind::f32
+                   : kind == "bf16" ? PrecisionKind::bf16
+                                    : PrecisionKind::fp8;
+  precision.recompute_norms = config.boolean("train.recompute_norms", precision.fp8());
+  precision.recompute_mla_up = config.boolean("train.recompute_mla_up", precision.fp8());
+  if (!precision.fp8()) return precision;
+  const std::string scales = config.string("train.fp8.scales", "fp32");
+  if (scales != "fp32" && scales != "power_of_two")
+    fail("{} is '{}', expected 'fp32' or 'power_of_two'", config.where("train.fp8.scales"), scales);
+  precision.scales = scales == "fp32" ? ScaleFormat::fp32 : ScaleFormat::power_of_two;
+  const auto form = [&](const char* key, CodeForm& value) { value = code_form_from(config, key, value); };
+  form("train.fp8.linear_inputs", precision.linear_inputs);
+  form("train.fp8.attention_output", precision.attention_output);
+  form("train.fp8.swiglu_inputs", precision.swiglu_inputs);
+  form("train.fp8.dispatch", precision.dispatch);
+  form("train.fp8.dispatch_gradient", precision.dispatch_gradient);
+  return precision;
+}
+
+OptimizerConfig optimizer_from(Config& config, const Precision& precision) {
   OptimizerConfig optimizer;
   constexpr double kBelowOne = 1 - 1e-9;
   optimizer.beta1 = number_in(config, "train.adamw.beta1", optimizer.beta1, 0, kBelowOne);
@@ -33,12 +71,13 @@ OptimizerConfig optimizer_from(Config& config) {
   optimizer.eps = number_in(config, "train.adamw.eps", optimizer.eps, 1e-37, 1e30);
   optimizer.weight_decay = number_in(config, "train.adamw.weight_decay", optimizer.weight_decay, 0, 1e30);
   optimizer.clip_norm = number_in(config, "train.adamw.clip_norm", optimizer.clip_norm, 0, 1e30);
-  optimizer.moment_dtype = dtype_of_name(config, "train.adamw.moments", "f32");
+  optimizer.moment_dtype = dtype_of_name(config, "train.adamw.moments", precision.fp8() ? "bf16" : "f32");
   return optimizer;
 }
 
 TrainConfig train_from(Config& config) {
   TrainConfig train;
+  train.precision = precision_from(config);
   train.seed = static_cast<uint64_t>(config.integer("train.seed", 1));
   train.tokens = at_least(config, "train.tokens", 0, 1);
   train.sequence_length = at_least(config, "train.sequence_length", train.sequence_length, 1);
@@ -52,7 +91,7 @@ TrainConfig train_from(Config& config) {
   train.balance_bias_update_speed =
       Schedule::from_recipe(config, "train.balance_bias_update_speed", 0.001, train.tokens);
   train.balance_loss_alpha = number_in(config, "train.balance_loss_alpha", train.balance_loss_alpha, 0, 1e30);
-  train.optimizer = optimizer_from(config);
+  train.optimizer = optimizer_from(config, train.precision);
   train.ema_decay = number_in(config, "train.ema_decay", train.ema_decay, 0, 1 - 1e-9);
   train.max_bad_steps = at_least(config, "train.max_bad_steps", train.max_bad_steps, 1);
   if (train.batch_size.at(1) < 1 || train.batch_size.greatest() > 1e9)

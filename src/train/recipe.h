@@ -11,6 +11,7 @@
 namespace moray {
 
 struct TrainConfig {
+  Precision precision;
   uint64_t seed = 1;
   int64_t tokens = 0;  // the budget; training ends with the step that reaches it
   int64_t sequence_length = 512;

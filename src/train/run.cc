@@ -179,6 +179,7 @@ class Run {
     } else if (!options_.init.empty()) {
       expect_same_tokenizer(options_.init);
       read_weights(SafetensorsFolder(options_.init), trainer_.model());
+      trainer_.refresh_compute_model();
       trainer_.restart_average();
       log::info("weights from {}", options_.init.string());
     }
@@ -262,7 +263,8 @@ class Run {
     const TokenReader read = [this](int64_t begin, std::span<int32_t> out) {
       dataset_.held_out_window(static_cast<uint64_t>(begin), out);
     };
-    return evaluate(trainer_.exec(), trainer_.model(), trainer_.rope(), read, tokens,
+    Exec exec = trainer_.compute_exec();
+    return evaluate(exec, trainer_.compute_model(), trainer_.rope(), read, tokens,
                     recipe_.train.sequence_length, dataset_.tokenizer().required_id(kEndOfSentence), {})
         .loss();
   }

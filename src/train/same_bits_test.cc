@@ -48,8 +48,8 @@ struct Trace {
   bool operator==(const Trace&) const = default;
 };
 
-Trace train(const Layout& layout, int64_t gradient_groups, bool isolate_documents,
-            DType moments = DType::f32) {
+Trace train(const Layout& layout, int64_t gradient_groups, bool isolate_documents, DType moments = DType::f32,
+            Precision precision = {}) {
   const char* before = cpu::simd_name();
   if (layout.simd != nullptr && !cpu::force_simd(layout.simd)) return {};
   Allocator allocator;
@@ -64,6 +64,7 @@ Trace train(const Layout& layout, int64_t gradient_groups, bool isolate_document
   config.isolate_documents = isolate_documents;
   config.ema_decay = 0.9;
   config.optimizer.moment_dtype = moments;
+  config.precision = precision;
   const SampleSource source = [](uint64_t n, std::span<int32_t> tokens, std::span<int32_t> starts) {
     Random random(3, n);
     for (int32_t& token : tokens) token = static_cast<int32_t>(random.below(random.below(211) + 1));
@@ -87,6 +88,9 @@ Trace train(const Layout& layout, int64_t gradient_groups, bool isolate_document
   return trace;
 }
 
+constexpr Layout kLayouts[] = {{2, 8}, {4, 8}, {1, 1},         {2, 2},
+                               {3, 4}, {2, 5}, {2, 3, "avx2"}, {1, 6, "avx512"}};
+
 class SameBits : public testing::TestWithParam<int64_t> {
  protected:
   static void SetUpTestSuite() { register_backends(); }
@@ -98,8 +102,7 @@ TEST_P(SameBits, WhateverTheLayout) {
   const DType moments = groups == 1 ? DType::f32 : DType::bf16;
   const Trace expected = train({}, groups, isolate, moments);
   EXPECT_LT(expected.losses.back(), expected.losses.front());
-  for (const Layout& layout : {Layout{2, 8}, Layout{4, 8}, Layout{1, 1}, Layout{2, 2}, Layout{3, 4},
-                               Layout{2, 5}, Layout{2, 3, "avx2"}, Layout{1, 6, "avx512"}}) {
+  for (const Layout& layout : kLayouts) {
     const Trace trace = train(layout, groups, isolate, moments);
     if (trace.losses.empty()) continue;  // the machine has no such instruction set
     EXPECT_EQ(trace, expected) << layout.threads << " threads, micro-batches of " << layout.micro_batch
@@ -108,6 +111,60 @@ TEST_P(SameBits, WhateverTheLayout) {
 }
 
 INSTANTIATE_TEST_SUITE_P(GradientGroups, SameBits, testing::Values(1, 2, 3));
+
+class SameBitsInPrecision : public testing::TestWithParam<PrecisionKind> {
+ protected:
+  static void SetUpTestSuite() { register_backends(); }
+};
+
+TEST_P(SameBitsInPrecision, WhateverTheLayout) {
+  const Precision precision{GetParam()};
+  const Trace expected = train({}, 2, true, DType::bf16, precision);
+  EXPECT_LT(expected.losses.back(), expected.losses.front());
+  if (precision.kind != PrecisionKind::f32) {
+    EXPECT_NE(expected.state, train({}, 2, true, DType::bf16).state);
+  }
+  for (const Layout& layout : kLayouts) {
+    const Trace trace = train(layout, 2, true, DType::bf16, precision);
+    if (trace.losses.empty()) continue;  // the machine has no such instruction set
+    EXPECT_EQ(trace, expected) << layout.threads << " threads, micro-batches of " << layout.micro_batch
+                               << ", " << (layout.simd ? layout.simd : "best instruction set");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, SameBitsInPrecision, testing::Values(PrecisionKind::f32, PrecisionKind::bf16, PrecisionKind::fp8));
+
+// What the backward pass computes again has the bits of what it would have kept; with FP8 products too.
+TEST_P(SameBitsInPrecision, WhateverIsRecomputed) {
+  Precision precision{GetParam()};
+  const Trace expected = train({}, 1, false, DType::f32, precision);
+  precision.recompute_norms = true;
+  EXPECT_EQ(train({}, 1, false, DType::f32, precision), expected);
+  precision.recompute_mla_up = true;
+  EXPECT_EQ(train({}, 1, false, DType::f32, precision), expected);
+  precision.recompute_norms = false;
+  EXPECT_EQ(train({}, 1, false, DType::f32, precision), expected);
+}
+
+// Every choice of an FP8 recipe has a part in the result.
+TEST(SameBits, EachChoiceOfFp8Counts) {
+  register_backends();
+  Precision fp8{PrecisionKind::fp8};
+  const Trace expected = train({}, 1, false, DType::f32, fp8);
+  const auto differs = [&](auto change) {
+    Precision changed = fp8;
+    change(changed);
+    const Trace trace = train({}, 1, false, DType::f32, changed);
+    EXPECT_NEAR(trace.losses.back(), expected.losses.back(), 0.01 * expected.losses.back());
+    return trace.state != expected.state;
+  };
+  EXPECT_TRUE(differs([](Precision& p) { p.scales = ScaleFormat::power_of_two; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.linear_inputs = {}; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.attention_output = {}; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.swiglu_inputs = {}; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.dispatch = {}; }));
+  EXPECT_TRUE(differs([](Precision& p) { p.dispatch_gradient = {}; }));
+}
 
 // The test above can fail: another order of sums gives other bits.
 TEST(SameBits, GradientGroupsChangeTheOrder) {

@@ -64,6 +64,7 @@ void restore_training(Trainer& trainer, const Checkpoint& checkpoint) {
     read_tree(checkpoint.state("master"), trainer.model());
   else
     read_weights(checkpoint.model(), trainer.model());
+  trainer.refresh_compute_model();
   read_tree(checkpoint.state("first_moments"), trainer.optimizer().first_moments());
   read_tree(checkpoint.state("second_moments"), trainer.optimizer().second_moments());
   if (deepseek::Model* average = trainer.average()) {

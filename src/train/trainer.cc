@@ -39,10 +39,12 @@ Trainer::Trainer(Exec& exec, const deepseek::ModelConfig& model, const TrainConf
     : exec_(exec),
       config_(config),
       model_(deepseek::allocate_model(exec, model)),
+      compute_model_(deepseek::allocate_compute_copy(exec, model_, config.precision)),
       gradients_(deepseek::allocate_gradients(exec, model_, config.gradient_groups)),
       optimizer_(exec, model_, config.optimizer),
       rope_(deepseek::make_rope_table(exec, model, config.sequence_length)) {
   deepseek::initialize(exec, model_, config.seed);
+  refresh_compute_model();
   if (config.ema_decay > 0) {
     average_pool_ = std::make_unique<ThreadPool>(1);
     average_ = model_;
@@ -55,6 +57,16 @@ Trainer::Trainer(Exec& exec, const deepseek::ModelConfig& model, const TrainConf
 
 Trainer::~Trainer() {
   join_average();
+}
+
+Exec Trainer::compute_exec() const {
+  Exec exec = exec_;
+  if (config_.precision.kind != PrecisionKind::f32) exec.dtype = config_.precision.activations();
+  return exec;
+}
+
+void Trainer::refresh_compute_model() {
+  deepseek::refresh_compute_copy(exec_, model_, compute_model_);
 }
 
 int64_t Trainer::batch_size_at(int64_t tokens) const {
@@ -87,7 +99,8 @@ void Trainer::accumulate(const SampleSource& source, int64_t first, int64_t coun
   const deepseek::MicroBatch micro_batch = make_micro_batch(
       exec_, source, counters_.samples, first, count, config_.sequence_length,
       model_.config.num_nextn_predict_layers, config_.gradient_groups, config_.isolate_documents);
-  deepseek::forward_backward(exec_, model_, micro_batch, scales, rope_, gradients_, stats);
+  Exec exec = compute_exec();
+  deepseek::forward_backward(exec, compute_model_, micro_batch, scales, rope_, gradients_, stats);
 }
 
 double Trainer::seconds_per_token(const SampleSource& source) {
@@ -146,6 +159,7 @@ StepResult Trainer::step(const SampleSource& source) {
   };
   for (deepseek::Block& block : model_.layers) update_bias(block);
   for (deepseek::MtpModule& module : model_.mtp) update_bias(module.block);
+  refresh_compute_model();
   update_average();
   return result;
 }

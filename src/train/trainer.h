@@ -6,6 +6,7 @@
 #include <memory>
 #include <thread>
 
+#include "models/deepseek/compute_copy.h"
 #include "models/deepseek/training.h"
 #include "train/recipe.h"
 
@@ -54,7 +55,12 @@ class Trainer {
   double seconds_per_token(const SampleSource&);
 
   Exec& exec() { return exec_; }
-  deepseek::Model& model() { return model_; }
+  deepseek::Model& model() { return model_; }  // the FP32 master weights
+  // What the forward pass runs with, for evaluation: the weights of the recipe's precision as of the last step,
+  // and an Exec with its activations. Whoever writes into model() calls refresh_compute_model().
+  const deepseek::Model& compute_model() const { return compute_model_; }
+  Exec compute_exec() const;
+  void refresh_compute_model();
   Optimizer& optimizer() { return optimizer_; }
   const RopeTable& rope() const { return rope_; }
   const TrainConfig& config() const { return config_; }
@@ -75,7 +81,7 @@ class Trainer {
 
   Exec& exec_;
   TrainConfig config_;
-  deepseek::Model model_, gradients_, average_;
+  deepseek::Model model_, compute_model_, gradients_, average_;
   Optimizer optimizer_;
   RopeTable rope_;
   Counters counters_;

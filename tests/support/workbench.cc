@@ -40,8 +40,8 @@ double element(const Tensor& tensor, size_t i) {
   return 0;
 }
 
-std::vector<Copied> run(const OpCase& op, Device device, DType dtype, int threads) {
-  Workbench bench(device, dtype, threads);
+std::vector<Copied> run(const OpCase& op, Device device, DType dtype, int threads, bool rounded = false) {
+  Workbench bench(device, dtype, threads, rounded);
   std::vector<Copied> copies;
   for (const auto& [name, tensor] : op(bench)) {
     Copied& copy = copies.emplace_back(Copied{name, tensor.shape(), tensor.dtype(), {}, {}});
@@ -75,22 +75,35 @@ void expect_equal_bits(const std::vector<Copied>& got, const std::vector<Copied>
 
 }  // namespace
 
-Workbench::Workbench(Device device, DType dtype, int threads)
-    : pool_(threads), exec{.device = device, .pool = &pool_, .allocator = &allocator_, .dtype = dtype} {
+Workbench::Workbench(Device device, DType dtype, int threads, bool rounded)
+    : pool_(threads),
+      exec{.device = device, .pool = &pool_, .allocator = &allocator_, .dtype = dtype},
+      rounded_(rounded || dtype == DType::bf16) {
   register_backends();
 }
 
-Tensor Workbench::normal(std::string_view name, Shape shape, double scale, double mean) {
-  const Tensor tensor = exec.empty(shape);
+Tensor Workbench::draw(std::string_view name, Shape shape, DType dtype, bool rounded, double scale,
+                       double mean) {
+  const Tensor tensor = Tensor::empty(allocator_, shape, dtype);
   Random random(1, name_stream(name));
   for (int64_t i = 0; i < tensor.elements(); ++i) {
-    const float value = static_cast<float>(mean + scale * random.normal());
-    if (exec.dtype == DType::f64)
+    const float drawn = static_cast<float>(mean + scale * random.normal());
+    const float value = rounded ? to_float(to_bf16(drawn)) : drawn;
+    if (dtype == DType::f64)
       tensor.data<double>()[i] = static_cast<double>(value);
+    else if (dtype == DType::bf16)
+      tensor.data<bf16>()[i] = to_bf16(value);
     else
       tensor.data<float>()[i] = value;
   }
   return tensor;
+}
+
+Tensor Workbench::normal(std::string_view name, Shape shape, double scale, double mean) {
+  return draw(name, shape, exec.dtype, rounded_, scale, mean);
+}
+Tensor Workbench::wide(std::string_view name, Shape shape, double scale, double mean) {
+  return draw(name, shape, exec.wide_dtype(), false, scale, mean);
 }
 
 Tensor Workbench::normal_bf16(std::string_view name, Shape shape, double scale) {
@@ -115,27 +128,49 @@ Tensor Workbench::ints_below(std::string_view name, Shape shape, int32_t bound) 
   return tensor;
 }
 
-void expect_close(double tolerance, const OpCase& op) {
-  const std::vector<Copied> expected = run(op, Device::reference, DType::f64, 1);
+namespace {
+
+void expect_close_to(const std::vector<Copied>& expected, double tolerance, const OpCase& op, DType dtype) {
   for (Device device : {Device::reference, Device::cpu}) {
-    const std::vector<Copied> got = run(op, device, DType::f32, 2);
+    const std::vector<Copied> got = run(op, device, dtype, 2);
     ASSERT_EQ(got.size(), expected.size());
     for (size_t n = 0; n < got.size(); ++n) {
       const double allowed = got[n].dtype == DType::i32 ? 0 : tolerance;
       EXPECT_LE(relative_error(got[n].values, expected[n].values), allowed)
-          << device_name(device) << ": " << got[n].name << " " << got[n].shape.to_string();
+          << device_name(device) << " in " << dtype_name(dtype) << ": " << got[n].name << " "
+          << got[n].shape.to_string();
     }
   }
 }
 
+void expect_same_on_threads(const OpCase& op, DType dtype) {
+  const std::vector<Copied> one = run(op, Device::cpu, dtype, 1);
+  expect_equal_bits(run(op, Device::cpu, dtype, 2), one, "cpu, 2 threads");
+  expect_equal_bits(run(op, Device::cpu, dtype, 4), one, "cpu, 4 threads");
+}
+
+}  // namespace
+
+void expect_close(double tolerance, const OpCase& op) {
+  expect_close_to(run(op, Device::reference, DType::f64, 1), tolerance, op, DType::f32);
+}
+void expect_close_bf16(double tolerance, const OpCase& op) {
+  expect_close_to(run(op, Device::reference, DType::f64, 1, /*rounded=*/true), tolerance, op, DType::bf16);
+}
+
 void expect_same_bits_on_threads(const OpCase& op) {
-  const std::vector<Copied> one = run(op, Device::cpu, DType::f32, 1);
-  expect_equal_bits(run(op, Device::cpu, DType::f32, 2), one, "cpu, 2 threads");
-  expect_equal_bits(run(op, Device::cpu, DType::f32, 4), one, "cpu, 4 threads");
+  expect_same_on_threads(op, DType::f32);
+}
+void expect_same_bf16_bits_on_threads(const OpCase& op) {
+  expect_same_on_threads(op, DType::bf16);
 }
 
 void expect_reference_bits(const OpCase& op) {
   expect_equal_bits(run(op, Device::cpu, DType::f32, 2), run(op, Device::reference, DType::f32, 1), "cpu");
+}
+void expect_reference_bf16_bits(const OpCase& op) {
+  expect_equal_bits(run(op, Device::cpu, DType::bf16, 2), run(op, Device::reference, DType::bf16, 1),
+                    "cpu in bf16");
 }
 
 double dot(const Tensor& a, const Tensor& b) {

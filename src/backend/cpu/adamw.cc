@@ -15,50 +15,6 @@ HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
-using Bits = hn::RebindToUnsigned<FloatTag>;
-using HalfBits = hn::Rebind<uint16_t, FloatTag>;
-
-// A moment's vector from f32 or bf16 storage; `lanes` covers what may be touched.
-HWY_INLINE FloatVec load_moment(const float* p, WholeVector) {
-  return hn::LoadU(FloatTag(), p);
-}
-HWY_INLINE void store_moment(FloatVec v, float* p, WholeVector) {
-  hn::StoreU(v, FloatTag(), p);
-}
-HWY_INLINE FloatVec load_moment(const float* p, PartVector lanes) {
-  return lanes.load(p);
-}
-HWY_INLINE void store_moment(FloatVec v, float* p, PartVector lanes) {
-  lanes.store(v, p);
-}
-
-HWY_INLINE FloatVec load_moment(const bf16* p, WholeVector) {
-  const auto half = hn::LoadU(HalfBits(), reinterpret_cast<const uint16_t*>(p));
-  return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(hn::PromoteTo(Bits(), half)));
-}
-
-// To nearest even; NaN stays NaN (Highway's own conversion truncates).
-HWY_INLINE void store_moment(FloatVec v, bf16* p, WholeVector) {
-  const Bits d;
-  const auto bits = hn::BitCast(d, v);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1u));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d, 0x7fffu))));
-  const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d, 0x40u));
-  const auto result = hn::IfThenElse(hn::RebindMask(d, hn::IsNaN(v)), quiet, rounded);
-  hn::StoreU(hn::TruncateTo(HalfBits(), result), HalfBits(), reinterpret_cast<uint16_t*>(p));
-}
-
-HWY_INLINE FloatVec load_moment(const bf16* p, PartVector lanes) {
-  bf16 copy[kVectorLanes] = {};
-  for (int64_t i = 0; i < lanes.count; ++i) copy[i] = p[i];
-  return load_moment(copy, WholeVector());
-}
-HWY_INLINE void store_moment(FloatVec v, bf16* p, PartVector lanes) {
-  bf16 copy[kVectorLanes];
-  store_moment(v, copy, WholeVector());
-  for (int64_t i = 0; i < lanes.count; ++i) p[i] = copy[i];
-}
-
 // The step's scalars, computed in double once and rounded.
 struct StepScalars {
   float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, to_m_hat, to_v_hat, eps,
@@ -83,14 +39,14 @@ void update_range(const StepScalars& s, const float* gradient, float* weight, Mo
     const FloatVec g = hn::Mul(lanes.load(gradient + i), splat(s.gradient_scale)), w = lanes.load(weight + i);
     const FloatVec g_m = hn::Mul(splat(s.one_minus_beta1), g);
     const FloatVec g_v = hn::Mul(hn::Mul(splat(s.one_minus_beta2), g), g);
-    const FloatVec m = hn::MulAdd(splat(s.beta1), load_moment(m_all + i, lanes), g_m);
-    const FloatVec v = hn::MulAdd(splat(s.beta2), load_moment(v_all + i, lanes), g_v);
+    const FloatVec m = hn::MulAdd(splat(s.beta1), lanes.load(m_all + i), g_m);
+    const FloatVec v = hn::MulAdd(splat(s.beta2), lanes.load(v_all + i), g_v);
     const FloatVec root = hn::Sqrt(hn::Mul(v, splat(s.to_v_hat)));
     const FloatVec direction = hn::Div(hn::Mul(m, splat(s.to_m_hat)), hn::Add(root, splat(s.eps)));
     const FloatVec step = hn::MulAdd(splat(s.decay), w, direction);
     lanes.store(hn::NegMulAdd(splat(s.learning_rate), step, w), weight + i);
-    store_moment(m, m_all + i, lanes);
-    store_moment(v, v_all + i, lanes);
+    lanes.store(m, m_all + i);
+    lanes.store(v, v_all + i);
   });
 }
 

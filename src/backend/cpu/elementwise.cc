@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/element_type.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/pieces.h"
 
@@ -16,9 +17,10 @@ HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
-void add(Exec& exec, const Tensor& a_tensor, const Tensor& b_tensor, const Tensor& out_tensor) {
-  const float *a = a_tensor.data<float>(), *b = b_tensor.data<float>();
-  float* out = out_tensor.data<float>();
+template <class T>
+void add_elements(Exec& exec, const Tensor& a_tensor, const Tensor& b_tensor, const Tensor& out_tensor) {
+  const T *a = a_tensor.data<T>(), *b = b_tensor.data<T>();
+  T* out = out_tensor.data<T>();
   exec.pool->for_ranges(out_tensor.elements(), kPieceElements, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     for_vectors(end - begin, [&](int64_t i, auto lanes) HWY_ATTR {
       lanes.store(hn::Add(lanes.load(a + begin + i), lanes.load(b + begin + i)), out + begin + i);
@@ -26,9 +28,30 @@ void add(Exec& exec, const Tensor& a_tensor, const Tensor& b_tensor, const Tenso
   });
 }
 
+void add(Exec& exec, const Tensor& a, const Tensor& b, const Tensor& out) {
+  for_element_type(out, [&]<class T>(T) { add_elements<T>(exec, a, b, out); });
+}
+
+template <class From, class To>
+void convert_elements(Exec& exec, const Tensor& from_tensor, const Tensor& to_tensor) {
+  const From* from = from_tensor.data<From>();
+  To* to = to_tensor.data<To>();
+  exec.pool->for_ranges(to_tensor.elements(), kPieceElements, [&](int64_t begin, int64_t end, int) HWY_ATTR {
+    for_vectors(end - begin, [&](int64_t i, auto lanes)
+                                 HWY_ATTR { lanes.store(lanes.load(from + begin + i), to + begin + i); });
+  });
+}
+
+void convert(Exec& exec, const Tensor& from, const Tensor& to) {
+  for_element_type(from, [&]<class From>(From) {
+    for_element_type(to, [&]<class To>(To) { convert_elements<From, To>(exec, from, to); });
+  });
+}
+
 ElementwiseKernels kernel_table() {
   ElementwiseKernels table;
   table.add = add;
+  table.convert = convert;
   return table;
 }
 
@@ -81,7 +104,7 @@ void split_columns(Exec& exec, const Tensor& x, const Tensor& a_TA, const Tensor
 
 void register_elementwise() {
   kernels<ElementwiseKernels>(Device::cpu) = {dispatched<&ElementwiseKernels::add, table>, concat_columns,
-                                              split_columns};
+                                              split_columns, dispatched<&ElementwiseKernels::convert, table>};
 }
 
 }  // namespace moray::cpu

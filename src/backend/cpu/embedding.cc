@@ -2,9 +2,9 @@
 #include "ops/embedding.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/element_type.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/pieces.h"
 
@@ -37,13 +37,14 @@ Tensor rows_by_id(Exec& exec, const int32_t* ids, const SampleRows& rows) {
 }
 
 // Threads share the columns; every column takes the blocks in order.
-void backward_weight(Exec& exec, const Tensor& dx_TD, const Tensor& ids_T, const SampleRows& rows,
-                     const Tensor& dw_GVD) {
+template <class T>
+void backward_weight_columns(Exec& exec, const Tensor& dx_TD, const Tensor& ids_T, const SampleRows& rows,
+                             const Tensor& dw_GVD) {
   const int64_t width = dx_TD.extent(1), vocabulary = dw_GVD.extent(1);
   const int32_t* ids = ids_T.data<int32_t>();
   const Tensor sorted_T = rows_by_id(exec, ids, rows);
   const int32_t* sorted = sorted_T.data<int32_t>();
-  const float* dx = dx_TD.data<float>();
+  const T* dx = dx_TD.data<T>();
   float* dw_all = dw_GVD.data<float>();
   // Rows sorted[begin, end) have one id and lie in one block.
   const auto add_rows = [&](int64_t begin, int64_t end, int64_t column, int64_t columns, float* dw) HWY_ATTR {
@@ -69,8 +70,35 @@ void backward_weight(Exec& exec, const Tensor& dx_TD, const Tensor& ids_T, const
       });
 }
 
+void backward_weight(Exec& exec, const Tensor& dx_TD, const Tensor& ids_T, const SampleRows& rows,
+                     const Tensor& dw_GVD) {
+  for_element_type(dx_TD, [&]<class T>(T) { backward_weight_columns<T>(exec, dx_TD, ids_T, rows, dw_GVD); });
+}
+
+template <class From, class To>
+void copy_rows(Exec& exec, const Tensor& ids_T, const Tensor& w_VD, const Tensor& x_TD) {
+  const int64_t width = w_VD.extent(1);
+  const int32_t* ids = ids_T.data<int32_t>();
+  const From* w = w_VD.data<From>();
+  To* x = x_TD.data<To>();
+  exec.pool->for_ranges(x_TD.extent(0), rows_per_piece(width), [&](int64_t begin, int64_t end, int) HWY_ATTR {
+    for (int64_t t = begin; t < end; ++t) {
+      const From* from = w + ids[t] * width;
+      To* to = x + t * width;
+      for_vectors(width, [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(from + i), to + i); });
+    }
+  });
+}
+
+void forward(Exec& exec, const Tensor& ids_T, const Tensor& w_VD, const Tensor& x_TD) {
+  for_element_type(w_VD, [&]<class From>(From) {
+    for_element_type(x_TD, [&]<class To>(To) { copy_rows<From, To>(exec, ids_T, w_VD, x_TD); });
+  });
+}
+
 EmbeddingKernels kernel_table() {
   EmbeddingKernels table;
+  table.forward = forward;
   table.backward_weight = backward_weight;
   return table;
 }
@@ -86,21 +114,11 @@ HWY_EXPORT(kernel_table);
 EmbeddingKernels table() {
   return HWY_DYNAMIC_DISPATCH(kernel_table)();
 }
-
-void forward(Exec& exec, const Tensor& ids_T, const Tensor& w_VD, const Tensor& x_TD) {
-  const int64_t width = w_VD.extent(1);
-  const int32_t* ids = ids_T.data<int32_t>();
-  const float* w = w_VD.data<float>();
-  float* x = x_TD.data<float>();
-  exec.pool->for_ranges(x_TD.extent(0), rows_per_piece(width), [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t)
-      std::memcpy(x + t * width, w + ids[t] * width, static_cast<size_t>(width) * sizeof(float));
-  });
-}
 }  // namespace
 
 void register_embedding() {
-  kernels<EmbeddingKernels>(Device::cpu) = {forward, dispatched<&EmbeddingKernels::backward_weight, table>};
+  kernels<EmbeddingKernels>(Device::cpu) = {dispatched<&EmbeddingKernels::forward, table>,
+                                            dispatched<&EmbeddingKernels::backward_weight, table>};
 }
 
 }  // namespace moray::cpu

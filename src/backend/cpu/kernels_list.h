@@ -4,6 +4,7 @@
 namespace moray::cpu {
 
 void register_matmul();
+void register_matmul_fp8();
 void register_cross_entropy();
 void register_attention();
 void register_quantize();

@@ -1,5 +1,5 @@
-// Walking rows of f32 by vectors with the same arithmetic for every vector width, and sums in 16 virtual
-// lanes.
+// Walking rows of f32 or bf16 by vectors of f32 with the same arithmetic for every vector width, and sums in
+// 16 virtual lanes. What is stored as bf16 is rounded to nearest even, once.
 
 // Included once per Highway target, hence the toggled guard.
 #if defined(MORAY_BACKEND_CPU_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -13,6 +13,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "base/dtype.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
@@ -28,10 +32,43 @@ HWY_INLINE FloatVec splat(float value) {
   return hn::Set(FloatTag(), value);
 }
 
+using UintTag = hn::RebindToUnsigned<FloatTag>;
+using HalfTag = hn::Rebind<uint16_t, FloatTag>;
+using HalfVec = hn::Vec<HalfTag>;
+
+HWY_INLINE FloatVec widened(HalfVec upper) {
+  return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(hn::PromoteTo(UintTag(), upper)));
+}
+
+// To bf16, to nearest even; NaN stays NaN (Highway's own conversion truncates).
+HWY_INLINE HalfVec narrowed(FloatVec v) {
+  const UintTag d;
+  const auto bits = hn::BitCast(d, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1u));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d, 0x7fffu))));
+  const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d, 0x40u));
+  return hn::TruncateTo(HalfTag(), hn::IfThenElse(hn::RebindMask(d, hn::IsNaN(v)), quiet, rounded));
+}
+
+// Every lane as storing it as T and loading it again would leave it.
+template <class T>
+HWY_INLINE FloatVec rounded_to(FloatVec v) {
+  if constexpr (std::is_same_v<T, bf16>)
+    return widened(narrowed(v));
+  else
+    return v;
+}
+
 // All lanes of a vector.
 struct WholeVector {
   HWY_INLINE FloatVec load(const float* p) const { return hn::LoadU(FloatTag(), p); }
+  HWY_INLINE FloatVec load(const bf16* p) const {
+    return widened(hn::LoadU(HalfTag(), reinterpret_cast<const uint16_t*>(p)));
+  }
   HWY_INLINE void store(FloatVec v, float* p) const { hn::StoreU(v, FloatTag(), p); }
+  HWY_INLINE void store(FloatVec v, bf16* p) const {
+    hn::StoreU(narrowed(v), HalfTag(), reinterpret_cast<uint16_t*>(p));
+  }
   HWY_INLINE FloatVec keep(FloatVec v, FloatVec) const { return v; }
 };
 
@@ -40,7 +77,17 @@ struct PartVector {
   int64_t count;
   HWY_INLINE auto mask() const { return hn::FirstN(FloatTag(), static_cast<size_t>(count)); }
   HWY_INLINE FloatVec load(const float* p) const { return hn::MaskedLoad(mask(), FloatTag(), p); }
+  HWY_INLINE FloatVec load(const bf16* p) const {
+    bf16 copy[kVectorLanes] = {};
+    std::memcpy(copy, p, static_cast<size_t>(count) * sizeof(bf16));
+    return WholeVector().load(copy);
+  }
   HWY_INLINE void store(FloatVec v, float* p) const { hn::BlendedStore(v, mask(), FloatTag(), p); }
+  HWY_INLINE void store(FloatVec v, bf16* p) const {
+    bf16 copy[kVectorLanes];
+    WholeVector().store(v, copy);
+    std::memcpy(p, copy, static_cast<size_t>(count) * sizeof(bf16));
+  }
   HWY_INLINE FloatVec keep(FloatVec v, FloatVec otherwise) const {
     return hn::IfThenElse(mask(), v, otherwise);
   }

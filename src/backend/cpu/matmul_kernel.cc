@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/matmul_kernel.cc"
@@ -29,10 +30,26 @@ void copy_strips_of(const T* row, int64_t columns, int64_t strip_stride, float* 
 void copy_strips(const MatmulOperand& operand, int64_t begin, int64_t columns, int64_t k,
                  int64_t strip_stride, float* to) {
   const int64_t at = k * operand.stride + begin;
-  if (operand.dtype == DType::bf16)
-    copy_strips_of(reinterpret_cast<const bf16*>(operand.data) + at, columns, strip_stride, to);
-  else
-    copy_strips_of(reinterpret_cast<const float*>(operand.data) + at, columns, strip_stride, to);
+  with_elements(operand, [&](const auto* data) { copy_strips_of(data + at, columns, strip_stride, to); });
+}
+
+// Scales of a task's rows and columns over the blocks of a chunk; of nothing for a problem without.
+TileScales chunk_scales(const MatmulTask& task, std::span<const KBlock> blocks) {
+  const MatmulProblem& problem = *task.problem;
+  if (!problem.scaled()) return {};
+  static thread_local std::vector<float> memory;
+  const auto rows = static_cast<size_t>(task.row_end - task.row_begin);
+  const auto columns = static_cast<size_t>(task.column_end - task.column_begin) + kTileColumns;
+  memory.resize(blocks.size() * (rows + columns));
+  float* const a = memory.data();
+  float* const b = a + blocks.size() * rows;
+  float *to_a = a, *to_b = b;
+  for (const KBlock& block : blocks) {
+    for (int64_t row = task.row_begin; row < task.row_end; ++row) *to_a++ = problem.a_scales.at(row, block);
+    for (int64_t j = task.column_begin; j < task.column_end; ++j) *to_b++ = problem.b_scales.at(j, block);
+    to_b = std::fill_n(to_b, kTileColumns, 0.0f);  // a register tile loads whole vectors
+  }
+  return {a, b, rows, columns};
 }
 
 // What the register tiles of one k-chunk have in common.
@@ -44,6 +61,7 @@ struct Chunk {
   float* c;                             // the task's first element
   size_t c_stride;
   bool from_zero;
+  TileScales scales;  // from the task's first row and column on
 };
 
 // Rows [begin, end) of A as one strip.
@@ -110,13 +128,16 @@ void run_tile(const Chunk& chunk, int64_t begin, int64_t end, int64_t column, co
   const size_t vectors = columns <= kLanes ? 1 : 2;
   const auto blocks = static_cast<int64_t>(chunk.blocks.size());
   const bool short_blocks = blocks > 1 && chunk.k <= kShortBlock * blocks;
+  const bool scaled = chunk.scales.a != nullptr;
   const RegisterTileFunction function =
-      (short_blocks ? kShortBlockTiles : kRegisterTiles)[rows - 1][vectors - 1];
+      (short_blocks ? kShortBlockTiles : kRegisterTiles)[scaled][rows - 1][vectors - 1];
+  const TileScales scales = scaled ? chunk.scales.from(begin, column) : TileScales();
   float* c = chunk.c + begin * static_cast<int64_t>(chunk.c_stride) + column;
   if (columns == vectors * kLanes)
-    function(chunk.blocks, a, b, c, chunk.c_stride, chunk.from_zero, wanted);
+    function(chunk.blocks, scales, a, b, c, chunk.c_stride, chunk.from_zero, wanted);
   else
-    edge_tile(function, rows, columns, chunk.blocks, a, b, c, chunk.c_stride, chunk.from_zero, wanted);
+    edge_tile(function, rows, columns, chunk.blocks, scales, a, b, c, chunk.c_stride, chunk.from_zero,
+              wanted);
 }
 
 // Part `part` of `parts` of the vectors [begin, begin + count) of an operand over some k-blocks.
@@ -224,7 +245,8 @@ void run_chunk_keeping_b(const Chunk& chunk, float* strip_of_a, const float* res
 void run_packed(const MatmulTask& task, float* c, size_t c_stride, bool from_zero) {
   const RowStrips strips(task.problem->m, kTileRows);
   for (const PackedChunk& packed : task.packed) {
-    const Chunk chunk{task, packed.blocks, packed.k, {}, c, c_stride, from_zero};
+    const Chunk chunk{task, packed.blocks, packed.k,  {},
+                      c,    c_stride,      from_zero, chunk_scales(task, packed.blocks)};
     for (int64_t strip = strips.at(task.row_begin); strips.begin(strip) < task.row_end; ++strip)
       for (int64_t column = task.column_begin; column < task.column_end; column += int64_t{kTileColumns})
         run_tile(chunk, strips.begin(strip) - task.row_begin, strips.begin(strip + 1) - task.row_begin,
@@ -241,7 +263,8 @@ void run_chunks(const MatmulTask& task, const MatmulScratch& scratch, float* c, 
   bool first = true;
   for_chunks(task.problem->blocks, task.k,
              [&](std::span<const KBlock> blocks, int64_t k, std::span<const KBlock> next_blocks) {
-               const Chunk chunk{task, blocks, k, next_blocks, c, c_stride, from_zero};
+               const Chunk chunk{task, blocks,   k,         next_blocks,
+                                 c,    c_stride, from_zero, chunk_scales(task, blocks)};
                if (task.order == MatmulOrder::keep_a) {
                  run_chunk_keeping_a(chunk, scratch);
                } else {

@@ -2,7 +2,8 @@
 //
 // C[i, j] (+)= Σ_k A(i, k) · B(j, k) over a list of k-blocks in order: each block is a chain of FMAs from 0
 // that is then added to the running sum. The list alone fixes the order of arithmetic: vector lanes run over
-// j, so neither the instruction set nor the cut into tasks can change a bit.
+// j, so neither the instruction set nor the cut into tasks can change a bit. Quantized operands have scales:
+// then a block joins by run = fma(round(scale of i · scale of j), part, run).
 #pragma once
 
 #include <cstddef>
@@ -16,15 +17,28 @@ namespace moray::cpu {
 struct KBlock {
   int64_t begin = 0;
   int64_t length = 0;  // at most kKBlock
+  int64_t tile = 0;    // whose scales it has: MatmulScales
 };
 
 // An operand as vectors over k: element (i, k) is data[i · stride + k], or with `k_outer` data[k · stride +
 // i].
 struct MatmulOperand {
   const std::byte* data = nullptr;
-  DType dtype = DType::f32;  // f32 or bf16
+  DType dtype = DType::f32;  // f32, bf16 or f8_e4m3
   int64_t stride = 0;        // in elements
   bool k_outer = false;
+};
+
+// The scales of a quantized operand: that of vector i over a block is
+// table[i / together · vector_stride + block.tile · tile_stride].
+struct MatmulScales {
+  const float* table = nullptr;
+  int64_t together = 1;  // so many neighbouring vectors share one
+  int64_t vector_stride = 0, tile_stride = 0;
+
+  float at(int64_t vector, const KBlock& block) const {
+    return table[vector / together * vector_stride + block.tile * tile_stride];
+  }
 };
 
 struct MatmulOutput {
@@ -39,7 +53,9 @@ struct MatmulProblem {
   MatmulOutput c;
   int64_t m = 0, n = 0;
   std::span<const KBlock> blocks;
+  MatmulScales a_scales = {}, b_scales = {};  // both or neither
 
+  bool scaled() const { return a_scales.table != nullptr; }
   int64_t k() const {
     int64_t sum = 0;
     for (const KBlock& block : blocks) sum += block.length;
@@ -111,10 +127,11 @@ MatmulKernel matmul_kernel();
 // seen.
 void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems);
 
-// Blocks of at most 128 over [begin, end), restarting at begin, appended to `blocks`.
+// Blocks of at most 128 over [begin, end), restarting at begin, appended to `blocks`; tiles count from 0.
 template <class Blocks>
 void append_k_blocks(int64_t begin, int64_t end, Blocks& blocks) {
-  for (int64_t k = begin; k < end; k += kKBlock) blocks.push_back({k, std::min(kKBlock, end - k)});
+  for (int64_t k = begin; k < end; k += kKBlock)
+    blocks.push_back({k, std::min(kKBlock, end - k), (k - begin) / kKBlock});
 }
 
 // The first blocks, as many as have at most `most_k` together, but one at least unless there is none.

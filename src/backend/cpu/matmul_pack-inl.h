@@ -32,6 +32,9 @@ HWY_INLINE float element(const float* p) {
 HWY_INLINE float element(const bf16* p) {
   return to_float(*p);
 }
+HWY_INLINE float element(const e4m3* p) {
+  return to_float(*p);
+}
 
 // As many elements as `d` has lanes, widened to f32.
 template <class DF>
@@ -46,13 +49,28 @@ HWY_INLINE hn::Vec<DF> load_floats(DF d, const bf16* p) {
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du32, bits)));
 }
 
+// As FP32 bits the magnitude of an E4M3 code lacks only the difference of the biases, 2¹²⁰; exact, also of
+// subnormal numbers. NaN stays NaN.
+template <class DF>
+HWY_INLINE hn::Vec<DF> load_floats(DF d, const e4m3* p) {
+  const hn::RebindToSigned<DF> di;
+  const hn::Rebind<int8_t, DF> d8;
+  const auto code = hn::PromoteTo(di, hn::LoadU(d8, reinterpret_cast<const int8_t*>(p)));
+  const auto magnitude = hn::And(code, hn::Set(di, 0x7f));
+  const auto value = hn::Mul(hn::BitCast(d, hn::ShiftLeft<20>(magnitude)), hn::Set(d, 0x1p120f));
+  const auto nan = hn::Eq(magnitude, hn::Set(di, 0x7f));
+  const auto number = hn::IfThenElse(nan, hn::Set(di, 0x7fc00000), hn::BitCast(di, value));
+  return hn::BitCast(d, hn::Or(number, hn::And(code, hn::Set(di, static_cast<int32_t>(0x80000000u)))));
+}
+
 // The first `count` lanes; nothing beyond is read.
 HWY_INLINE V load_some(const float* p, size_t count) {
   return hn::MaskedLoad(hn::FirstN(D(), count), D(), p);
 }
-HWY_INLINE V load_some(const bf16* p, size_t count) {
-  bf16 copy[kLanes] = {};
-  std::memcpy(copy, p, count * sizeof(bf16));
+template <class T>
+HWY_INLINE V load_some(const T* p, size_t count) {
+  T copy[kLanes] = {};
+  std::memcpy(copy, p, count * sizeof(T));
   return load_floats(D(), copy);
 }
 
@@ -141,10 +159,22 @@ void pack_copied(const T* from, int64_t from_stride, int64_t count, int64_t leng
   }
 }
 
+// body(data) with the operand's elements in their type.
+template <class Body>
+void with_elements(const MatmulOperand& operand, const Body& body) {
+  switch (operand.dtype) {
+    case DType::bf16:
+      return body(reinterpret_cast<const bf16*>(operand.data));
+    case DType::f8_e4m3:
+      return body(reinterpret_cast<const e4m3*>(operand.data));
+    default:
+      return body(reinterpret_cast<const float*>(operand.data));
+  }
+}
+
 template <class T>
-void pack_strip_of(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block,
-                   size_t stride, float* to) {
-  const T* data = reinterpret_cast<const T*>(operand.data);
+void pack_strip_of(const MatmulOperand& operand, const T* data, int64_t begin, int64_t count,
+                   const KBlock& block, size_t stride, float* to) {
   if (operand.k_outer)
     pack_copied(data + block.begin * operand.stride + begin, operand.stride, count, block.length, stride, to);
   else
@@ -156,10 +186,8 @@ void pack_strip_of(const MatmulOperand& operand, int64_t begin, int64_t count, c
 // write up to kLanes - count floats (uninitialised) behind the last.
 void pack_strip(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block,
                 size_t stride, float* to) {
-  if (operand.dtype == DType::bf16)
-    pack_strip_of<bf16>(operand, begin, count, block, stride, to);
-  else
-    pack_strip_of<float>(operand, begin, count, block, stride, to);
+  with_elements(operand,
+                [&](const auto* data) { pack_strip_of(operand, data, begin, count, block, stride, to); });
 }
 
 }  // namespace

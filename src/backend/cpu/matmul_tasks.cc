@@ -192,8 +192,10 @@ void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems) {
         total > 0 ? static_cast<double>(problem.m * problem.n * k) / static_cast<double>(total) : 0;
     const int64_t part =
         std::max(static_cast<int64_t>(share * static_cast<double>(wanted) + 0.999), int64_t{1});
+    // Scales join in register tiles alone: few rows are cut as for a B that must be packed anyway.
+    const bool pack_b = problem.b.k_outer || problem.scaled();
     const MatmulBlocking blocking =
-        matmul_blocking(problem.m, problem.n, k, part, problem.b.k_outer, machine_caches(), kernel.tile);
+        matmul_blocking(problem.m, problem.n, k, part, pack_b, machine_caches(), kernel.tile);
     if (blocking.order == MatmulOrder::packed)
       PackedProduct(exec, kernel, problem, blocking).run();
     else if (blocking.order == MatmulOrder::few_rows && problems.size() == 1 && blocking.rows == problem.m)

@@ -68,6 +68,29 @@ Wanted wanted_vectors(const MatmulOperand& operand, int64_t begin, int64_t count
                       operand.stride * bytes, operand.k_outer ? block.length : count);
 }
 
+// Scales of rows of A and columns of B, block after block of a chunk.
+struct TileScales {
+  const float *a = nullptr, *b = nullptr;
+  size_t a_stride = 0, b_stride = 0;
+
+  TileScales from(int64_t row, int64_t column) const { return {a + row, b + column, a_stride, b_stride}; }
+  HWY_INLINE void next_block() {
+    a += a_stride;
+    b += b_stride;
+  }
+};
+
+// The running sum of row i, vector v of a tile after a block.
+template <bool kScaled>
+HWY_INLINE V joined(const TileScales& scales, size_t i, size_t v, V part, V run) {
+  if constexpr (kScaled) {
+    const V scale = hn::Mul(hn::Set(D(), scales.a[i]), hn::LoadU(D(), scales.b + v * kLanes));
+    return hn::MulAdd(scale, part, run);
+  } else {
+    return hn::Add(run, part);
+  }
+}
+
 // One k of a register tile: sum[i][v] += a[i] · b[v], fused.
 template <size_t kRows, size_t kVectors>
 HWY_INLINE void multiply_add(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
@@ -86,9 +109,9 @@ HWY_INLINE void multiply_add(const float* HWY_RESTRICT a, const float* HWY_RESTR
 
 // One register tile over all k-blocks of a chunk: a is a packed strip of kRows rows, b a packed strip of
 // kTileColumns.
-template <size_t kRows, size_t kVectors>
-void register_tile(std::span<const KBlock> blocks, const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
-                   float* c, size_t c_stride, bool from_zero, Wanted wanted) {
+template <bool kScaled, size_t kRows, size_t kVectors>
+void register_tile(std::span<const KBlock> blocks, TileScales scales, const float* HWY_RESTRICT a,
+                   const float* HWY_RESTRICT b, float* c, size_t c_stride, bool from_zero, Wanted wanted) {
   const D d;
 #pragma GCC unroll 16
   for (size_t i = 0; i < kRows; ++i)  // wanted after the first block
@@ -125,8 +148,9 @@ void register_tile(std::span<const KBlock> blocks, const float* HWY_RESTRICT a, 
 #pragma GCC unroll 2
       for (size_t v = 0; v < kVectors; ++v) {
         const V run = from_zero ? hn::Zero(d) : hn::LoadU(d, from + i * from_stride + v * kLanes);
-        hn::StoreU(hn::Add(run, sum[i][v]), d, to + i * to_stride + v * kLanes);
+        hn::StoreU(joined<kScaled>(scales, i, v, sum[i][v], run), d, to + i * to_stride + v * kLanes);
       }
+    if constexpr (kScaled) scales.next_block();
     from = sums;
     from_stride = kVectors * kLanes;
     from_zero = false;
@@ -136,10 +160,10 @@ void register_tile(std::span<const KBlock> blocks, const float* HWY_RESTRICT a, 
 // The same with the running sums in registers beside the partial ones, for short blocks: there C's way
 // through memory would take longer than the products. `a` is a strip of a_step rows, of which this takes
 // kRows.
-template <size_t kRows, size_t kVectors>
-void short_block_tile(std::span<const KBlock> blocks, const float* HWY_RESTRICT a, size_t a_step,
-                      const float* HWY_RESTRICT b, float* HWY_RESTRICT c, size_t c_stride, bool from_zero,
-                      Wanted& wanted) {
+template <bool kScaled, size_t kRows, size_t kVectors>
+void short_block_tile(std::span<const KBlock> blocks, TileScales scales, const float* HWY_RESTRICT a,
+                      size_t a_step, const float* HWY_RESTRICT b, float* HWY_RESTRICT c, size_t c_stride,
+                      bool from_zero, Wanted& wanted) {
   const D d;
   V run[kRows][kVectors];
 #pragma GCC unroll 16
@@ -162,7 +186,8 @@ void short_block_tile(std::span<const KBlock> blocks, const float* HWY_RESTRICT 
 #pragma GCC unroll 16
     for (size_t i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-      for (size_t v = 0; v < kVectors; ++v) run[i][v] = hn::Add(run[i][v], sum[i][v]);
+      for (size_t v = 0; v < kVectors; ++v) run[i][v] = joined<kScaled>(scales, i, v, sum[i][v], run[i][v]);
+    if constexpr (kScaled) scales.next_block();
   }
 #pragma GCC unroll 16
   for (size_t i = 0; i < kRows; ++i)
@@ -177,47 +202,50 @@ constexpr size_t kShortBlockRows = HWY_TARGET == HWY_AVX3 ? 5 : 3;
 // and 16.
 constexpr int64_t kShortBlock = 16;
 
-template <size_t kRows, size_t kVectors>
-void short_block_tiles(std::span<const KBlock> blocks, const float* HWY_RESTRICT a,
+template <bool kScaled, size_t kRows, size_t kVectors>
+void short_block_tiles(std::span<const KBlock> blocks, TileScales scales, const float* HWY_RESTRICT a,
                        const float* HWY_RESTRICT b, float* HWY_RESTRICT c, size_t c_stride, bool from_zero,
                        Wanted wanted) {
   constexpr size_t kFirst = std::min(kRows, kShortBlockRows);
   constexpr size_t kSecond = std::min(kRows - kFirst, kShortBlockRows);
   constexpr size_t kThird = kRows - kFirst - kSecond;
   static_assert(kThird <= kShortBlockRows);
-  short_block_tile<kFirst, kVectors>(blocks, a, kRows, b, c, c_stride, from_zero, wanted);
+  short_block_tile<kScaled, kFirst, kVectors>(blocks, scales, a, kRows, b, c, c_stride, from_zero, wanted);
   if constexpr (kSecond > 0)
-    short_block_tile<kSecond, kVectors>(blocks, a + kFirst, kRows, b, c + kFirst * c_stride, c_stride,
-                                        from_zero, wanted);
+    short_block_tile<kScaled, kSecond, kVectors>(blocks, scales.from(kFirst, 0), a + kFirst, kRows, b,
+                                                 c + kFirst * c_stride, c_stride, from_zero, wanted);
   if constexpr (kThird > 0)
-    short_block_tile<kThird, kVectors>(blocks, a + kFirst + kSecond, kRows, b,
-                                       c + (kFirst + kSecond) * c_stride, c_stride, from_zero, wanted);
+    short_block_tile<kScaled, kThird, kVectors>(
+        blocks, scales.from(kFirst + kSecond, 0), a + kFirst + kSecond, kRows, b,
+        c + (kFirst + kSecond) * c_stride, c_stride, from_zero, wanted);
 }
 
-using RegisterTileFunction = void (*)(std::span<const KBlock>, const float*, const float*, float*, size_t,
-                                      bool, Wanted);
+using RegisterTileFunction = void (*)(std::span<const KBlock>, TileScales, const float*, const float*, float*,
+                                      size_t, bool, Wanted);
 using RegisterTiles = std::array<std::array<RegisterTileFunction, kTileVectors>, kTileRows>;
 
-template <size_t... kRowsLessOne>
+template <bool kScaled, size_t... kRowsLessOne>
 constexpr RegisterTiles register_tiles(std::index_sequence<kRowsLessOne...>) {
-  return {{{register_tile<kRowsLessOne + 1, 1>, register_tile<kRowsLessOne + 1, 2>}...}};
+  return {{{register_tile<kScaled, kRowsLessOne + 1, 1>, register_tile<kScaled, kRowsLessOne + 1, 2>}...}};
 }
-template <size_t... kRowsLessOne>
+template <bool kScaled, size_t... kRowsLessOne>
 constexpr RegisterTiles short_tiles(std::index_sequence<kRowsLessOne...>) {
-  return {{{short_block_tiles<kRowsLessOne + 1, 1>, short_block_tiles<kRowsLessOne + 1, 2>}...}};
+  return {{{short_block_tiles<kScaled, kRowsLessOne + 1, 1>,
+            short_block_tiles<kScaled, kRowsLessOne + 1, 2>}...}};
 }
-constexpr RegisterTiles kRegisterTiles = register_tiles(std::make_index_sequence<kTileRows>());
-constexpr RegisterTiles kShortBlockTiles = short_tiles(std::make_index_sequence<kTileRows>());
+constexpr auto kAllRows = std::make_index_sequence<kTileRows>();
+constexpr RegisterTiles kRegisterTiles[] = {register_tiles<false>(kAllRows), register_tiles<true>(kAllRows)};
+constexpr RegisterTiles kShortBlockTiles[] = {short_tiles<false>(kAllRows), short_tiles<true>(kAllRows)};
 
 // The last columns of C need not fill a vector: they pass through a full tile.
 void edge_tile(RegisterTileFunction function, size_t rows, size_t columns, std::span<const KBlock> blocks,
-               const float* a, const float* b, float* c, size_t c_stride, bool from_zero,
-               const Wanted& wanted) {
+               const TileScales& scales, const float* a, const float* b, float* c, size_t c_stride,
+               bool from_zero, const Wanted& wanted) {
   HWY_ALIGN float tile[kTileRows * kTileColumns];
   for (size_t i = 0; i < rows; ++i)
     for (size_t j = 0; j < kTileColumns; ++j)
       tile[i * kTileColumns + j] = !from_zero && j < columns ? c[i * c_stride + j] : 0.0f;
-  function(blocks, a, b, tile, kTileColumns, from_zero, wanted);
+  function(blocks, scales, a, b, tile, kTileColumns, from_zero, wanted);
   for (size_t i = 0; i < rows; ++i)
     std::memcpy(c + i * c_stride, tile + i * kTileColumns, columns * sizeof(float));
 }

@@ -131,35 +131,6 @@ HWY_INLINE void store_codes(IntVec code, std::byte* row, int64_t i, Lanes lanes)
   }
 }
 
-// Values of f32 or bf16 rows.
-template <class Lanes>
-HWY_INLINE FloatVec load_values(const float* p, Lanes lanes) {
-  return lanes.load(p);
-}
-template <class Lanes>
-HWY_INLINE FloatVec load_values(const bf16* p, Lanes lanes) {
-  const hn::Rebind<uint16_t, IntTag> d16;
-  const auto upper = load_small(d16, reinterpret_cast<const uint16_t*>(p), lanes);
-  return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(hn::PromoteTo(IntTag(), upper)));
-}
-
-template <class Lanes>
-HWY_INLINE void store_values(FloatVec v, float* p, Lanes lanes) {
-  lanes.store(v, p);
-}
-// Rounds to nearest even; NaN stays NaN.
-template <class Lanes>
-HWY_INLINE void store_values(FloatVec v, bf16* p, Lanes lanes) {
-  const hn::RebindToUnsigned<FloatTag> du;
-  const hn::Rebind<uint16_t, IntTag> d16;
-  const auto bits = hn::BitCast(du, v);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd));
-  const auto nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40));
-  const auto upper = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), nan, rounded);
-  store_small(hn::TruncateTo(d16, upper), d16, reinterpret_cast<uint16_t*>(p), lanes);
-}
-
 }  // namespace moray::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/element_type.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/pieces.h"
 
@@ -17,17 +18,18 @@ HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
+template <class T>
 struct CombineToken {
-  const float* y;      // all expert rows
+  const T* y;          // all expert rows
   const float* gates;  // of this token; null: all 1
   const int32_t* ids;  // ascending
   const int32_t* rows;
   int64_t choices, experts_per_group, width;
 };
 
-// The token's sum at column i: groups in order, experts in order inside.
-template <class Lanes>
-HWY_INLINE FloatVec combined(const CombineToken& token, int64_t i, Lanes lanes) {
+// The token's sum at column i: groups in order, each rounded to the rows' type; experts in order inside.
+template <class T, class Lanes>
+HWY_INLINE FloatVec combined(const CombineToken<T>& token, int64_t i, Lanes lanes) {
   FloatVec total = hn::Zero(FloatTag());
   for (int64_t k = 0; k < token.choices;) {
     const int64_t group_end = (token.ids[k] / token.experts_per_group + 1) * token.experts_per_group;
@@ -36,33 +38,42 @@ HWY_INLINE FloatVec combined(const CombineToken& token, int64_t i, Lanes lanes) 
       const FloatVec y = lanes.load(token.y + token.rows[k] * token.width + i);
       part = token.gates != nullptr ? hn::MulAdd(splat(token.gates[k]), y, part) : hn::Add(part, y);
     }
-    total = hn::Add(total, part);
+    total = hn::Add(total, rounded_to<T>(part));
   }
   return total;
 }
 
-void combine_rows(Exec& exec, const Tensor& y_RD, const Tensor& gates_TK, const Tensor& ids_TK,
-                  const Tensor& row_TK, int64_t experts_per_group, const Tensor& out_TD, bool accumulate) {
+template <class T>
+void combine_rows_of(Exec& exec, const Tensor& y_RD, const Tensor& gates_TK, const Tensor& ids_TK,
+                     const Tensor& row_TK, int64_t experts_per_group, const Tensor& out_TD, bool accumulate) {
   const int64_t width = out_TD.extent(1), choices = ids_TK.extent(1);
-  const float *y = y_RD.data<float>(), *gates = gates_TK.defined() ? gates_TK.data<float>() : nullptr;
+  const T* y = y_RD.data<T>();
+  const float* gates = gates_TK.defined() ? gates_TK.data<float>() : nullptr;
   const int32_t *ids = ids_TK.data<int32_t>(), *rows = row_TK.data<int32_t>();
-  float* out_all = out_TD.data<float>();
+  T* out_all = out_TD.data<T>();
   const int64_t piece = rows_per_piece(width * choices);
   exec.pool->for_ranges(out_TD.extent(0), piece, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     for (int64_t t = begin; t < end; ++t) {
-      const CombineToken token = {y,
-                                  gates != nullptr ? gates + t * choices : nullptr,
-                                  ids + t * choices,
-                                  rows + t * choices,
-                                  choices,
-                                  experts_per_group,
-                                  width};
-      float* out = out_all + t * width;
+      const CombineToken<T> token = {y,
+                                     gates != nullptr ? gates + t * choices : nullptr,
+                                     ids + t * choices,
+                                     rows + t * choices,
+                                     choices,
+                                     experts_per_group,
+                                     width};
+      T* out = out_all + t * width;
       for_vectors(width, [&](int64_t i, auto lanes) HWY_ATTR {
         const FloatVec total = combined(token, i, lanes);
         lanes.store(accumulate ? hn::Add(lanes.load(out + i), total) : total, out + i);
       });
     }
+  });
+}
+
+void combine_rows(Exec& exec, const Tensor& y_RD, const Tensor& gates_TK, const Tensor& ids_TK,
+                  const Tensor& row_TK, int64_t experts_per_group, const Tensor& out_TD, bool accumulate) {
+  for_element_type(out_TD, [&]<class T>(T) {
+    combine_rows_of<T>(exec, y_RD, gates_TK, ids_TK, row_TK, experts_per_group, out_TD, accumulate);
   });
 }
 

@@ -74,7 +74,7 @@ void quantize_tile(const T* x, const QuantizedTensor& q, int64_t row, int64_t ro
   Maxima maxima = Maxima::of_nothing();
   for (int64_t t = row; t < row_end; ++t)
     for_vectors(columns, [&](int64_t i, auto lanes)
-                             HWY_ATTR { maxima.include(load_values(x + t * width + column + i, lanes)); });
+                             HWY_ATTR { maxima.include(lanes.load(x + t * width + column + i)); });
   if (!maxima.all_finite())
     for (int64_t t = row; t < row_end; ++t)
       for (int64_t i = 0; i < columns; ++i) {
@@ -88,7 +88,7 @@ void quantize_tile(const T* x, const QuantizedTensor& q, int64_t row, int64_t ro
   scale = hn::GetLane(scales);
   for (int64_t t = row; t < row_end; ++t)
     for_vectors(columns, [&](int64_t i, auto lanes) HWY_ATTR {
-      const FloatVec value = load_values(x + t * width + column + i, lanes);
+      const FloatVec value = lanes.load(x + t * width + column + i);
       store_codes<Format>(encode<Format>(hn::Div(value, scales)), code_row(q, t), column + i, lanes);
     });
 }
@@ -152,7 +152,7 @@ void quantize_values(Exec& exec, const T* x, const QuantizedTensor& q, Found& fo
   for_code_format(q.format, [&]<class Format>(Format) HWY_ATTR {
     if (q.tiling == Tiling::token_tiles)
       quantize_columns<Format>(exec, q, found, [&](int64_t row, int64_t column, auto lanes) HWY_ATTR {
-        return load_values(x + row * q.columns() + column, lanes);
+        return lanes.load(x + row * q.columns() + column);
       });
     else
       quantize_strips<Format>(exec, x, q, found);
@@ -175,7 +175,7 @@ void dequantize_row(const QuantizedTensor& q, int64_t row, const float* scales, 
   for_vectors(q.columns(), [&](int64_t i, auto lanes) HWY_ATTR {
     const FloatVec scale = by_column ? lanes.load(scales + i) : splat(scales[i / kTile]);
     const FloatVec value = decode<Format>(load_codes<Format>(code_row(q, row), i, lanes));
-    store_values(hn::Mul(value, scale), x + row * q.columns() + i, lanes);
+    lanes.store(hn::Mul(value, scale), x + row * q.columns() + i);
   });
 }
 

@@ -46,6 +46,7 @@ void register_kernels() {
     fail("this processor lacks AVX2 and FMA, which moray's kernels need");
   restrict_to_environment();
   register_matmul();
+  register_matmul_fp8();
   register_attention();
   register_quantize();
   register_rms_norm();

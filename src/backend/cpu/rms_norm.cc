@@ -2,6 +2,7 @@
 #include "ops/rms_norm.h"
 
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/element_type.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/pieces.h"
 
@@ -21,15 +22,18 @@ float reciprocal_root(float mean, float eps) {
   return hn::GetLane(hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Set(d, mean + eps))));
 }
 
-void forward(Exec& exec, const Tensor& x_TD, const Tensor& w_D, double eps, const Tensor& y_TD,
-             const Tensor& rstd_T) {
+template <class T>
+void forward_rows(Exec& exec, const Tensor& x_TD, const Tensor& w_D, double eps, const Tensor& y_TD,
+                  const Tensor& rstd_T) {
   const int64_t width = x_TD.extent(1);
-  const float *x_all = x_TD.data<float>(), *w = w_D.data<float>();
-  float *y_all = y_TD.data<float>(), *rstd = rstd_T.data<float>();
+  const T* x_all = x_TD.data<T>();
+  T* y_all = y_TD.data<T>();
+  const float* w = w_D.data<float>();
+  float* rstd = rstd_T.data<float>();
   exec.pool->for_ranges(x_TD.extent(0), rows_per_piece(width), [&](int64_t begin, int64_t end, int) HWY_ATTR {
     for (int64_t t = begin; t < end; ++t) {
-      const float* x = x_all + t * width;
-      float* y = y_all + t * width;
+      const T* x = x_all + t * width;
+      T* y = y_all + t * width;
       const float squares = sum_in_lanes(width, [&](int64_t i, auto lanes, FloatVec& sum) HWY_ATTR {
         const FloatVec v = lanes.load(x + i);
         sum = hn::MulAdd(v, v, sum);
@@ -43,17 +47,22 @@ void forward(Exec& exec, const Tensor& x_TD, const Tensor& w_D, double eps, cons
   });
 }
 
-template <bool kAccumulate>
+void forward(Exec& exec, const Tensor& x_TD, const Tensor& w_D, double eps, const Tensor& y_TD,
+             const Tensor& rstd_T) {
+  for_element_type(y_TD, [&]<class T>(T) { forward_rows<T>(exec, x_TD, w_D, eps, y_TD, rstd_T); });
+}
+
+template <class T, bool kAccumulate>
 void backward_input_rows(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& w_D,
                          const Tensor& rstd_T, const Tensor& dx_TD) {
   const int64_t width = x_TD.extent(1);
-  const float *dy_all = dy_TD.data<float>(), *x_all = x_TD.data<float>(), *w = w_D.data<float>();
-  const float* rstd = rstd_T.data<float>();
-  float* dx_all = dx_TD.data<float>();
+  const T *dy_all = dy_TD.data<T>(), *x_all = x_TD.data<T>();
+  const float *w = w_D.data<float>(), *rstd = rstd_T.data<float>();
+  T* dx_all = dx_TD.data<T>();
   exec.pool->for_ranges(x_TD.extent(0), rows_per_piece(width), [&](int64_t begin, int64_t end, int) HWY_ATTR {
     for (int64_t t = begin; t < end; ++t) {
-      const float *dy = dy_all + t * width, *x = x_all + t * width;
-      float* dx = dx_all + t * width;
+      const T *dy = dy_all + t * width, *x = x_all + t * width;
+      T* dx = dx_all + t * width;
       const float dot = sum_in_lanes(width, [&](int64_t i, auto lanes, FloatVec& sum) HWY_ATTR {
         sum = hn::MulAdd(hn::Mul(lanes.load(dy + i), lanes.load(w + i)), lanes.load(x + i), sum);
       });
@@ -71,17 +80,21 @@ void backward_input_rows(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, co
 
 void backward_input(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& w_D,
                     const Tensor& rstd_T, const Tensor& dx_TD, bool accumulate) {
-  if (accumulate)
-    backward_input_rows<true>(exec, dy_TD, x_TD, w_D, rstd_T, dx_TD);
-  else
-    backward_input_rows<false>(exec, dy_TD, x_TD, w_D, rstd_T, dx_TD);
+  for_element_type(dx_TD, [&]<class T>(T) {
+    if (accumulate)
+      backward_input_rows<T, true>(exec, dy_TD, x_TD, w_D, rstd_T, dx_TD);
+    else
+      backward_input_rows<T, false>(exec, dy_TD, x_TD, w_D, rstd_T, dx_TD);
+  });
 }
 
 // Threads share the columns; every column walks its rows in the canonical order.
-void backward_weight(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& rstd_T,
-                     const SampleRows& rows, const Tensor& dw_GD) {
+template <class T>
+void backward_weight_columns(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& rstd_T,
+                             const SampleRows& rows, const Tensor& dw_GD) {
   const int64_t width = x_TD.extent(1);
-  const float *dy = dy_TD.data<float>(), *x = x_TD.data<float>(), *rstd = rstd_T.data<float>();
+  const T *dy = dy_TD.data<T>(), *x = x_TD.data<T>();
+  const float* rstd = rstd_T.data<float>();
   float* dw_all = dw_GD.data<float>();
   const auto add_block = [&](int64_t begin, int64_t end, int64_t column, int64_t columns,
                              float* dw) HWY_ATTR {
@@ -103,6 +116,12 @@ void backward_weight(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const 
     }
   };
   exec.pool->for_ranges(width, columns_per_piece(rows.rows()), add_columns);
+}
+
+void backward_weight(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& rstd_T,
+                     const SampleRows& rows, const Tensor& dw_GD) {
+  for_element_type(x_TD,
+                   [&]<class T>(T) { backward_weight_columns<T>(exec, dy_TD, x_TD, rstd_T, rows, dw_GD); });
 }
 
 RmsNormKernels kernel_table() {

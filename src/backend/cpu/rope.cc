@@ -2,6 +2,7 @@
 #include "ops/rope.h"
 
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/element_type.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/pieces.h"
 
@@ -26,18 +27,35 @@ HWY_INLINE void turn(D d, float* x, const float* cosines, const float* sines, fl
   hn::StoreInterleaved2(turned_even, turned_odd, d, x);
 }
 
-void apply(Exec& exec, const Tensor& x_TW, const RopeLayout& layout, const Tensor& cos_PJ,
-           const Tensor& sin_PJ, int64_t rows_per_sample, bool inverse) {
+HWY_INLINE void turn_pairs(float* x, int64_t pairs, const float* cosines, const float* sines, float sign) {
+  int64_t j = 0;
+  for (; j + kVectorLanes <= pairs; j += kVectorLanes)
+    turn(FloatTag(), x + 2 * j, cosines + j, sines + j, sign);
+  for (; j < pairs; ++j) turn(hn::CappedTag<float, 1>(), x + 2 * j, cosines + j, sines + j, sign);
+}
+
+// A bf16 head turns as f32, in a buffer of as many pairs as a vector has lanes.
+HWY_INLINE void turn_pairs(bf16* x, int64_t pairs, const float* cosines, const float* sines, float sign) {
+  alignas(64) float copy[2 * kVectorLanes];
+  for (int64_t j = 0; j < pairs; j += kVectorLanes) {
+    const int64_t count = 2 * std::min(kVectorLanes, pairs - j);
+    for_vectors(count,
+                [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(x + 2 * j + i), copy + i); });
+    turn_pairs(copy, count / 2, cosines + j, sines + j, sign);
+    for_vectors(count,
+                [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(copy + i), x + 2 * j + i); });
+  }
+}
+
+template <class T>
+void apply_rows(Exec& exec, const Tensor& x_TW, const RopeLayout& layout, const Tensor& cos_PJ,
+                const Tensor& sin_PJ, int64_t rows_per_sample, bool inverse) {
   const int64_t pairs = cos_PJ.extent(1), width = x_TW.extent(1);
   const float sign = inverse ? -1.0f : 1.0f;
-  float* x_all = x_TW.data<float>();
+  T* x_all = x_TW.data<T>();
   const float *cos_all = cos_PJ.data<float>(), *sin_all = sin_PJ.data<float>();
-  const auto turn_head = [&](float* x, const float* cosines, const float* sines) HWY_ATTR {
-    int64_t j = 0;
-    for (; j + kVectorLanes <= pairs; j += kVectorLanes)
-      turn(FloatTag(), x + 2 * j, cosines + j, sines + j, sign);
-    for (; j < pairs; ++j) turn(hn::CappedTag<float, 1>(), x + 2 * j, cosines + j, sines + j, sign);
-  };
+  const auto turn_head = [&](T* x, const float* cosines, const float* sines)
+                             HWY_ATTR { turn_pairs(x, pairs, cosines, sines, sign); };
   exec.pool->for_ranges(x_TW.extent(0), rows_per_piece(layout.heads * 2 * pairs),
                         [&](int64_t begin, int64_t end, int) {
                           for (int64_t t = begin; t < end; ++t) {
@@ -47,6 +65,12 @@ void apply(Exec& exec, const Tensor& x_TW, const RopeLayout& layout, const Tenso
                                         cos_all + position * pairs, sin_all + position * pairs);
                           }
                         });
+}
+
+void apply(Exec& exec, const Tensor& x_TW, const RopeLayout& layout, const Tensor& cos_PJ,
+           const Tensor& sin_PJ, int64_t rows_per_sample, bool inverse) {
+  for_element_type(
+      x_TW, [&]<class T>(T) { apply_rows<T>(exec, x_TW, layout, cos_PJ, sin_PJ, rows_per_sample, inverse); });
 }
 
 RopeKernels kernel_table() {

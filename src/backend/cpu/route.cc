@@ -146,7 +146,7 @@ void balance_forward(Exec& exec, const Tensor& scores_TE, int64_t samples, int64
   const int64_t experts = scores_TE.extent(1), rows = scores_TE.extent(0) / samples;
   const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
   const float* scores = scores_TE.data<float>();
-  const Tensor parts_BE = exec.empty({samples * blocks, 2, experts});
+  const Tensor parts_BE = exec.empty_wide({samples * blocks, 2, experts});
   float* parts = parts_BE.data<float>();
   exec.pool->for_each(samples * blocks, [&](int64_t index, int) HWY_ATTR {
     const int64_t sample = index / blocks, first = index % blocks * kRowBlock;

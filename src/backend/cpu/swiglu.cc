@@ -2,6 +2,7 @@
 #include "ops/swiglu.h"
 
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/element_type.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/pieces.h"
 
@@ -16,9 +17,10 @@ HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
-void forward(Exec& exec, const Tensor& gate_RF, const Tensor& up_RF, const Tensor& h_RF) {
-  const float *gate = gate_RF.data<float>(), *up = up_RF.data<float>();
-  float* h = h_RF.data<float>();
+template <class T>
+void forward_elements(Exec& exec, const Tensor& gate_RF, const Tensor& up_RF, const Tensor& h_RF) {
+  const T *gate = gate_RF.data<T>(), *up = up_RF.data<T>();
+  T* h = h_RF.data<T>();
   exec.pool->for_ranges(h_RF.elements(), kPieceElements, [&](int64_t begin, int64_t end, int) HWY_ATTR {
     for_vectors(end - begin, [&](int64_t offset, auto lanes) HWY_ATTR {
       const int64_t i = begin + offset;
@@ -29,14 +31,20 @@ void forward(Exec& exec, const Tensor& gate_RF, const Tensor& up_RF, const Tenso
   });
 }
 
+void forward(Exec& exec, const Tensor& gate_RF, const Tensor& up_RF, const Tensor& h_RF) {
+  for_element_type(h_RF, [&]<class T>(T) { forward_elements<T>(exec, gate_RF, up_RF, h_RF); });
+}
+
+template <class T>
 struct BackwardRow {
-  const float *dh, *gate, *up;
-  float *dgate, *dup, *h;
+  const T *dh, *gate, *up;
+  T *dgate, *dup, *h;
 };
 
 // The vector at i of a row whose router gate is r (1 without one); adds dh'·h to `sum`.
-template <class Lanes>
-HWY_INLINE void backward_vector(const BackwardRow& row, int64_t i, Lanes lanes, FloatVec r, FloatVec& sum) {
+template <class T, class Lanes>
+HWY_INLINE void backward_vector(const BackwardRow<T>& row, int64_t i, Lanes lanes, FloatVec r,
+                                FloatVec& sum) {
   const FloatVec one = splat(1.0f);
   const FloatVec x = lanes.load(row.gate + i), up = lanes.load(row.up + i),
                  dh_unscaled = lanes.load(row.dh + i);
@@ -50,12 +58,13 @@ HWY_INLINE void backward_vector(const BackwardRow& row, int64_t i, Lanes lanes, 
   sum = hn::MulAdd(dh_unscaled, h, sum);
 }
 
-void backward(Exec& exec, const Tensor& dh_RF, const Tensor& gate_RF, const Tensor& up_RF,
-              const Tensor& router_gate_R, const Tensor& dgate_RF, const Tensor& dup_RF, const Tensor& h_RF,
-              const Tensor& drouter_gate_R) {
+template <class T>
+void backward_rows(Exec& exec, const Tensor& dh_RF, const Tensor& gate_RF, const Tensor& up_RF,
+                   const Tensor& router_gate_R, const Tensor& dgate_RF, const Tensor& dup_RF,
+                   const Tensor& h_RF, const Tensor& drouter_gate_R) {
   const int64_t width = gate_RF.extent(1);
-  const BackwardRow all = {dh_RF.data<float>(),    gate_RF.data<float>(), up_RF.data<float>(),
-                           dgate_RF.data<float>(), dup_RF.data<float>(),  h_RF.data<float>()};
+  const BackwardRow<T> all = {dh_RF.data<T>(),    gate_RF.data<T>(), up_RF.data<T>(),
+                              dgate_RF.data<T>(), dup_RF.data<T>(),  h_RF.data<T>()};
   const bool routed = router_gate_R.defined();
   const float* router_gate = routed ? router_gate_R.data<float>() : nullptr;
   float* drouter_gate = routed ? drouter_gate_R.data<float>() : nullptr;
@@ -63,14 +72,22 @@ void backward(Exec& exec, const Tensor& dh_RF, const Tensor& gate_RF, const Tens
       gate_RF.extent(0), rows_per_piece(width), [&](int64_t begin, int64_t end, int) HWY_ATTR {
         for (int64_t t = begin; t < end; ++t) {
           const int64_t at = t * width;
-          const BackwardRow row = {all.dh + at,    all.gate + at, all.up + at,
-                                   all.dgate + at, all.dup + at,  all.h + at};
+          const BackwardRow<T> row = {all.dh + at,    all.gate + at, all.up + at,
+                                      all.dgate + at, all.dup + at,  all.h + at};
           const FloatVec r = splat(routed ? router_gate[t] : 1.0f);
           const float dot = sum_in_lanes(width, [&](int64_t i, auto lanes, FloatVec& sum)
                                                     HWY_ATTR { backward_vector(row, i, lanes, r, sum); });
           if (routed) drouter_gate[t] = dot;
         }
       });
+}
+
+void backward(Exec& exec, const Tensor& dh_RF, const Tensor& gate_RF, const Tensor& up_RF,
+              const Tensor& router_gate_R, const Tensor& dgate_RF, const Tensor& dup_RF, const Tensor& h_RF,
+              const Tensor& drouter_gate_R) {
+  for_element_type(h_RF, [&]<class T>(T) {
+    backward_rows<T>(exec, dh_RF, gate_RF, up_RF, router_gate_R, dgate_RF, dup_RF, h_RF, drouter_gate_R);
+  });
 }
 
 SwigluKernels kernel_table() {

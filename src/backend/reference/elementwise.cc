@@ -1,5 +1,6 @@
 #include "ops/elementwise.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "backend/reference/dispatch.h"
@@ -9,8 +10,10 @@ namespace moray::reference {
 namespace {
 
 void add(Exec&, const Tensor& a, const Tensor& b, const Tensor& out) {
-  for_real_type(out, [&]<class T>(T) {
-    for (int64_t i = 0; i < out.elements(); ++i) out.data<T>()[i] = a.data<T>()[i] + b.data<T>()[i];
+  for_sum_type(out, [&]<class T>(T) {
+    Elements<T> left(a), right(b), sum(out);
+    for (int64_t i = 0; i < out.elements(); ++i) sum.data()[i] = left.data()[i] + right.data()[i];
+    sum.store();
   });
 }
 
@@ -30,10 +33,18 @@ void split_columns(Exec&, const Tensor& x, const Tensor& a_TA, const Tensor& b_T
   }
 }
 
+void convert(Exec&, const Tensor& from, const Tensor& to) {
+  for_sum_type(to, [&]<class T>(T) {
+    Elements<T> source(from), target(to);
+    std::copy_n(source.data(), to.elements(), target.data());
+    target.store();
+  });
+}
+
 }  // namespace
 
 ElementwiseKernels elementwise_kernels() {
-  return {.add = add, .concat_columns = concat_columns, .split_columns = split_columns};
+  return {.add = add, .concat_columns = concat_columns, .split_columns = split_columns, .convert = convert};
 }
 
 }  // namespace moray::reference

@@ -9,7 +9,13 @@ namespace moray::reference {
 namespace {
 
 void forward(Exec&, const Tensor& ids_T, const Tensor& w_VD, const Tensor& x_TD) {
-  for (int64_t t = 0; t < ids_T.extent(0); ++t) x_TD.row(t).copy_from(w_VD.row(ids_T.data<int32_t>()[t]));
+  for_sum_type(x_TD, [&]<class T>(T) {
+    const int64_t width = w_VD.extent(1);
+    Elements<T> w(w_VD), x(x_TD);
+    for (int64_t t = 0; t < ids_T.extent(0); ++t)
+      std::copy_n(w.data() + ids_T.data<int32_t>()[t] * width, width, x.data() + t * width);
+    x.store();
+  });
 }
 
 // A token's rows of one block, summed in order, join the table at the first of them.
@@ -29,11 +35,12 @@ void add_block(const T* dx, const int32_t* ids, int64_t count, int64_t width, T*
 void backward_weight(Exec&, const Tensor& dx_TD, const Tensor& ids_T, const SampleRows& rows,
                      const Tensor& dw_GVD) {
   for_real_type(dw_GVD, [&]<class T>(T) {
+    Elements<T> dx(dx_TD);
     const int64_t width = dx_TD.extent(1), table = dw_GVD.extent(1) * width;
     for (int64_t s = 0; s < rows.samples; ++s) {
       const int64_t sample_end = (s + 1) * rows.rows_per_sample;
       for (int64_t begin = s * rows.rows_per_sample; begin < sample_end; begin += kBlock)
-        add_block(dx_TD.data<T>() + begin * width, ids_T.data<int32_t>() + begin,
+        add_block(dx.data() + begin * width, ids_T.data<int32_t>() + begin,
                   std::min(kBlock, sample_end - begin), width, dw_GVD.data<T>() + rows.group(s) * table);
     }
   });

@@ -29,21 +29,17 @@ struct Head {
   const MlaShape& shape;
   int64_t head;
 
-  T* q(const Tensor& q_T, int64_t row) const {
-    return q_T.data<T>() + row * shape.q_width() + head * (shape.qk_nope_head_dim + shape.qk_rope_head_dim);
+  T* q(T* q_T, int64_t row) const {
+    return q_T + row * shape.q_width() + head * (shape.qk_nope_head_dim + shape.qk_rope_head_dim);
   }
-  T* k(const Tensor& kv_T, int64_t row) const {
-    return kv_T.data<T>() + row * shape.kv_width() + head * (shape.qk_nope_head_dim + shape.v_head_dim);
+  T* k(T* kv_T, int64_t row) const {
+    return kv_T + row * shape.kv_width() + head * (shape.qk_nope_head_dim + shape.v_head_dim);
   }
-  T* v(const Tensor& kv_T, int64_t row) const { return k(kv_T, row) + shape.qk_nope_head_dim; }
-  T* k_rope(const Tensor& k_rope_TR, int64_t row) const {
-    return k_rope_TR.data<T>() + row * shape.qk_rope_head_dim;
-  }
-  T* o(const Tensor& o_T, int64_t row) const {
-    return o_T.data<T>() + row * shape.o_width() + head * shape.v_head_dim;
-  }
+  T* v(T* kv_T, int64_t row) const { return k(kv_T, row) + shape.qk_nope_head_dim; }
+  T* k_rope(T* k_rope_TR, int64_t row) const { return k_rope_TR + row * shape.qk_rope_head_dim; }
+  T* o(T* o_T, int64_t row) const { return o_T + row * shape.o_width() + head * shape.v_head_dim; }
 
-  T score(const Tensor& q_T, int64_t row, const Tensor& kv_T, const Tensor& k_rope_TR, int64_t key) const {
+  T score(T* q_T, int64_t row, T* kv_T, T* k_rope_TR, int64_t key) const {
     const int64_t nope = shape.qk_nope_head_dim;
     const T plain = add_products(T{0}, q(q_T, row), 1, k(kv_T, key), 1, nope);
     const T both =
@@ -58,10 +54,12 @@ void add_scaled(T factor, const T* from, T* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] += factor * from[i];
 }
 
-void forward(Exec&, const Tensor& q, const Tensor& kv, const Tensor& k_rope, const MlaShape& shape,
-             const AttentionMask& mask, const Tensor& o, const Tensor& lse_HT) {
-  for_real_type(o, [&]<class T>(T) {
-    const int64_t rows = q.extent(0);
+void forward(Exec&, const Tensor& q_T, const Tensor& kv_T, const Tensor& k_rope_TR, const MlaShape& shape,
+             const AttentionMask& mask, const Tensor& o_T, const Tensor& lse_HT) {
+  for_sum_type(o_T, [&]<class T>(T) {
+    const int64_t rows = q_T.extent(0);
+    Elements<T> q_all(q_T), kv_all(kv_T), k_rope_all(k_rope_TR), o_all(o_T);
+    T *q = q_all.data(), *kv = kv_all.data(), *k_rope = k_rope_all.data(), *o = o_all.data();
     std::vector<T> scores(static_cast<size_t>(mask.rows_per_sample));
     for (int64_t h = 0; h < shape.heads; ++h)
       for (int64_t t = 0; t < rows; ++t) {
@@ -80,18 +78,23 @@ void forward(Exec&, const Tensor& q, const Tensor& kv, const Tensor& k_rope, con
           add_scaled(std::exp(scores[j] - lse), head.v(kv, keys.begin + static_cast<int64_t>(j)),
                      head.o(o, t), shape.v_head_dim);
       }
+    o_all.store();
   });
 }
 
 // p = exp(score − lse), dp = do·v, dscore = p · (dp − Σ do·o) · softmax_scale.
-void backward(Exec&, const Tensor& d_o, const Tensor& q, const Tensor& kv, const Tensor& k_rope,
-              const Tensor& o, const Tensor& lse_HT, const MlaShape& shape, const AttentionMask& mask,
-              const Tensor& dq, const Tensor& dkv, const Tensor& dk_rope) {
-  dq.fill_zero();
-  dkv.fill_zero();
-  dk_rope.fill_zero();
-  for_real_type(dq, [&]<class T>(T) {
-    const int64_t rows = q.extent(0), nope = shape.qk_nope_head_dim, rope = shape.qk_rope_head_dim;
+void backward(Exec&, const Tensor& d_o_T, const Tensor& q_T, const Tensor& kv_T, const Tensor& k_rope_TR,
+              const Tensor& o_T, const Tensor& lse_HT, const MlaShape& shape, const AttentionMask& mask,
+              const Tensor& dq_T, const Tensor& dkv_T, const Tensor& dk_rope_TR) {
+  dq_T.fill_zero();
+  dkv_T.fill_zero();
+  dk_rope_TR.fill_zero();
+  for_sum_type(dq_T, [&]<class T>(T) {
+    Elements<T> q_all(q_T), kv_all(kv_T), k_rope_all(k_rope_TR), o_all(o_T), d_o_all(d_o_T);
+    Elements<T> dq_all(dq_T), dkv_all(dkv_T), dk_rope_all(dk_rope_TR);
+    T *q = q_all.data(), *kv = kv_all.data(), *k_rope = k_rope_all.data(), *o = o_all.data();
+    T *d_o = d_o_all.data(), *dq = dq_all.data(), *dkv = dkv_all.data(), *dk_rope = dk_rope_all.data();
+    const int64_t rows = q_T.extent(0), nope = shape.qk_nope_head_dim, rope = shape.qk_rope_head_dim;
     for (int64_t h = 0; h < shape.heads; ++h)
       for (int64_t t = 0; t < rows; ++t) {
         const Head<T> head{shape, h};
@@ -109,6 +112,9 @@ void backward(Exec&, const Tensor& d_o, const Tensor& q, const Tensor& kv, const
           add_scaled(p, gradient, head.v(dkv, key), shape.v_head_dim);
         }
       }
+    dq_all.store();
+    dkv_all.store();
+    dk_rope_all.store();
   });
 }
 

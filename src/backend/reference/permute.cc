@@ -32,9 +32,15 @@ void gather_rows(Exec&, const Tensor& x_TD, const Tensor& token_R, const Tensor&
   for (int64_t r = 0; r < token_R.extent(0); ++r) x_RD.row(r).copy_from(x_TD.row(token_R.data<int32_t>()[r]));
 }
 
-// One group's outputs add up apart before they join the token's sum.
+// As it comes back from storage in `dtype`.
 template <class T>
-T combined(const T* y, int64_t width, const T* gates, const int32_t* ids, const int32_t* rows,
+T rounded_to(DType dtype, T value) {
+  return dtype == DType::bf16 ? static_cast<T>(to_float(to_bf16(static_cast<float>(value)))) : value;
+}
+
+// One group's outputs add up apart before they join the token's sum, rounded to the type of the rows.
+template <class T>
+T combined(DType dtype, const T* y, int64_t width, const T* gates, const int32_t* ids, const int32_t* rows,
            int64_t choices, int64_t experts_per_group) {
   T sum = 0;
   for (int64_t k = 0; k < choices;) {
@@ -42,23 +48,25 @@ T combined(const T* y, int64_t width, const T* gates, const int32_t* ids, const 
     T part = 0;
     for (; k < choices && ids[k] / experts_per_group == group; ++k)
       part = std::fma(gates != nullptr ? gates[k] : T{1}, y[rows[k] * width], part);
-    sum += part;
+    sum += rounded_to(dtype, part);
   }
   return sum;
 }
 
 void combine_rows(Exec&, const Tensor& y_RD, const Tensor& gates_TK, const Tensor& ids_TK,
                   const Tensor& row_TK, int64_t experts_per_group, const Tensor& out_TD, bool accumulate) {
-  for_real_type(out_TD, [&]<class T>(T) {
+  for_sum_type(out_TD, [&]<class T>(T) {
+    Elements<T> y(y_RD), out_all(out_TD);
     const int64_t choices = ids_TK.extent(1), width = out_TD.extent(1);
     for (int64_t t = 0; t < out_TD.extent(0); ++t)
       for (int64_t d = 0; d < width; ++d) {
         const T* gates = gates_TK.defined() ? gates_TK.data<T>() + t * choices : nullptr;
-        const T sum = combined(y_RD.data<T>() + d, width, gates, ids_TK.data<int32_t>() + t * choices,
+        const T sum = combined(y_RD.dtype(), y.data() + d, width, gates, ids_TK.data<int32_t>() + t * choices,
                                row_TK.data<int32_t>() + t * choices, choices, experts_per_group);
-        T& out = out_TD.data<T>()[t * width + d];
+        T& out = out_all.data()[t * width + d];
         out = accumulate ? out + sum : sum;
       }
+    out_all.store();
   });
 }
 

@@ -4,6 +4,13 @@
 
 namespace moray::deepseek {
 
+namespace {
+// Rows as experts get them: rounded as on the wire, on one machine too.
+Activation sent(Exec& exec, const Tensor& x_TD, CodeForm form, const Tensor& token_R) {
+  return Activation(x_TD).kept(exec, form, ScaleFormat::power_of_two).gathered(exec, token_R);
+}
+}  // namespace
+
 void Block::attention_forward(Exec& exec, const Tensor& x_TD, const LayerContext& context, Saved& saved,
                               RoutingStats& stats) const {
   const Tensor normed = input_layernorm.forward(exec, x_TD, saved.input_layernorm);
@@ -14,6 +21,7 @@ void Block::attention_forward(Exec& exec, const Tensor& x_TD, const LayerContext
   if (is_moe)
     gate.forward(exec, saved.u_TD, context.rows, stats.fixed_ids_TK, saved.gate, stats.balance_loss,
                  stats.load);
+  if (precision.recompute_norms) saved.gate.x_TD = {};
 }
 
 void Block::dispatch_forward(Exec& exec, const LayerContext& context, Saved& saved) const {
@@ -23,13 +31,12 @@ void Block::dispatch_forward(Exec& exec, const LayerContext& context, Saved& sav
   saved.plan =
       allocate_dispatch_plan(exec, tokens, choices, experts.gate_proj_EFD.extent(0), context.rows.samples);
   dispatch_plan(exec, ids_TK, saved.plan);
-  saved.x_RD = exec.empty({tokens * choices, saved.u_TD.extent(1)});
-  gather_rows(exec, saved.u_TD, saved.plan.token_R, saved.x_RD);
+  saved.x = sent(exec, saved.u_TD, precision.when_fp8(precision.dispatch), saved.plan.token_R);
 }
 
 void Block::experts_forward(Exec& exec, Saved& saved) const {
-  if (is_moe) saved.y_RD = experts.forward(exec, saved.x_RD, saved.plan.rows, saved.experts);
-  saved.x_RD = {};
+  if (is_moe) saved.y_RD = experts.forward(exec, saved.x, saved.plan.rows, saved.experts);
+  saved.x = {};
   if (has_mlp) saved.mlp_out_TD = mlp.forward(exec, saved.u_TD, saved.mlp);
   saved.u_TD = {};
 }
@@ -50,22 +57,29 @@ Tensor Block::combine_forward(Exec& exec, Saved& saved) const {
 void Block::combine_backward(Exec& exec, const Tensor& dout_TD, Saved& saved, Deferred& deferred) const {
   deferred.dout_TD = dout_TD;
   if (!is_moe) return;
-  deferred.dy_RD = exec.empty({saved.plan.token_R.extent(0), dout_TD.extent(1)});
-  gather_rows(exec, dout_TD, saved.plan.token_R, deferred.dy_RD);
+  deferred.dy = sent(exec, dout_TD, precision.when_fp8(precision.dispatch_gradient), saved.plan.token_R);
+}
+
+// The norm's output is the input of the router, the shared experts or the dense MLP.
+void Block::recompute_mlp_inputs(Exec& exec, Saved& saved) const {
+  const Tensor u_TD = post_attention_layernorm.output(exec, saved.post_attention_layernorm);
+  if (has_mlp) mlp.keep_input(exec, mlp.gate_proj.input(exec, u_TD), saved.mlp);
+  if (is_moe) saved.gate.x_TD = u_TD;
 }
 
 void Block::experts_backward(Exec& exec, Saved& saved, Deferred& deferred) const {
+  if (precision.recompute_norms) recompute_mlp_inputs(exec, saved);
   if (has_mlp)
     deferred.du_TD = mlp.backward_input(exec, deferred.dout_TD, std::move(saved.mlp), deferred.mlp);
   if (!is_moe) return;
-  const Tensor router_gate_R = exec.empty({saved.plan.choice_R.extent(0)});
+  const Tensor router_gate_R = exec.empty_wide({saved.plan.choice_R.extent(0)});
   gather_values(exec, saved.gate.gates_TK, saved.plan.choice_R, router_gate_R);
-  deferred.drouter_gate_R = exec.empty(router_gate_R.shape());
+  deferred.drouter_gate_R = exec.empty_wide(router_gate_R.shape());
   deferred.dx_RD =
-      experts.backward_input(exec, deferred.dy_RD, saved.plan.rows, router_gate_R, deferred.drouter_gate_R,
+      experts.backward_input(exec, deferred.dy, saved.plan.rows, router_gate_R, deferred.drouter_gate_R,
                              std::move(saved.experts), deferred.experts);
   deferred.expert_rows = saved.plan.rows;
-  deferred.dy_RD = {};
+  deferred.dy = {};
 }
 
 void Block::dispatch_backward(Exec& exec, Saved& saved, Deferred& deferred) const {
@@ -80,7 +94,7 @@ void Block::dispatch_backward(Exec& exec, Saved& saved, Deferred& deferred) cons
 Tensor Block::attention_backward(Exec& exec, const LayerContext& context, double balance_coefficient,
                                  Saved& saved, Deferred& deferred) const {
   if (is_moe) {
-    const Tensor dgates_TK = exec.empty(saved.gate.gates_TK.shape());
+    const Tensor dgates_TK = exec.empty_wide(saved.gate.gates_TK.shape());
     gather_values(exec, deferred.drouter_gate_R, saved.plan.row_TK, dgates_TK);
     gate.backward_input(exec, dgates_TK, context.rows, balance_coefficient, std::move(saved.gate),
                         deferred.gate, deferred.du_TD);
@@ -93,6 +107,10 @@ Tensor Block::attention_backward(Exec& exec, const LayerContext& context, double
   post_attention_layernorm.backward_input(exec, deferred.du_TD, std::move(saved.post_attention_layernorm),
                                           deferred.post_attention_layernorm, dresidual_TD);
   deferred.dout_TD = deferred.du_TD = {};
+  if (precision.recompute_norms)
+    self_attn.keep_input(
+        exec, self_attn.kv_a_proj_with_mqa.input(exec, input_layernorm.output(exec, saved.input_layernorm)),
+        saved.self_attn);
   const Tensor dnormed =
       self_attn.backward_input(exec, dresidual_TD, context, std::move(saved.self_attn), deferred.self_attn);
   const Tensor dx_TD = exec.empty(dresidual_TD.shape());
@@ -152,6 +170,18 @@ void Block::visit(const std::string& prefix, const ParameterVisitor& visitor) {
   } else {
     mlp.visit(prefix + "mlp.", visitor);
   }
+}
+
+void Block::visit_products(const ProductWeightVisitor& visitor) {
+  self_attn.visit_products(visitor);
+  if (has_mlp) mlp.visit_products(visitor);
+  if (is_moe) experts.visit_products(visitor);
+}
+
+void Block::set_precision(const Precision& value) {
+  precision = experts.precision = value;
+  self_attn.set_precision(value);
+  mlp.set_precision(value);
 }
 
 Block make_block(const ModelConfig& config, bool moe) {

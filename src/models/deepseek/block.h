@@ -28,6 +28,7 @@ struct Block {
   bool has_mlp = true;
   Router gate;
   Experts experts;
+  Precision precision = {};
 
   struct Saved {
     RmsNorm::Saved input_layernorm, post_attention_layernorm;
@@ -37,7 +38,8 @@ struct Block {
     Experts::Saved experts;
     DispatchPlan plan;
     // Between phases of one direction; empty outside them.
-    Tensor residual_TD, u_TD, x_RD, y_RD, mlp_out_TD;
+    Tensor residual_TD, u_TD, y_RD, mlp_out_TD;
+    Activation x;  // [R, D]
   };
   struct Deferred {
     RmsNorm::Deferred input_layernorm, post_attention_layernorm;
@@ -47,7 +49,8 @@ struct Block {
     Experts::Deferred experts;
     ExpertRows expert_rows;
     // Between phases of the backward direction; empty outside them.
-    Tensor dout_TD, dy_RD, dx_RD, du_TD, drouter_gate_R;
+    Tensor dout_TD, dx_RD, du_TD, drouter_gate_R;
+    Activation dy;  // [R, D]
   };
 
   // F. attention: norm, MLA, residual, norm, router. dispatch: rows to experts. experts: routed and shared
@@ -74,6 +77,11 @@ struct Block {
   void backward_weight(Exec&, const LayerContext&, Deferred&&, Block& gradient) const;
 
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
+  void set_precision(const Precision&);
+
+ private:
+  void recompute_mlp_inputs(Exec&, Saved&) const;
 };
 
 // A block whose tensors are undefined but whose shapes and switches are set; `moe`: with routed experts.

@@ -43,7 +43,7 @@ Block allocate_block(const Exec& exec, const ModelConfig& config, bool moe) {
     return block;
   }
   const int64_t experts = config.n_routed_experts;
-  block.gate.gate.weight_OI = exec.empty({experts, hidden});
+  block.gate.weight_ED = exec.empty({experts, hidden});
   if (block.gate.has_bias) block.gate.bias_E = exec.empty({experts});
   block.experts.gate_proj_EFD = exec.empty({experts, width, hidden});
   block.experts.up_proj_EFD = exec.empty({experts, width, hidden});
@@ -72,6 +72,17 @@ void Model::visit(const std::string& prefix, const ParameterVisitor& visitor) {
   visitor(prefix + "lm_head.weight", lm_head_VD, ParameterKind::table);
   for (size_t depth = 0; depth < mtp.size(); ++depth)
     mtp[depth].visit(fmt::format("{}model.layers.{}.", prefix, layers.size() + depth), visitor);
+}
+
+void Model::visit_products(const ProductWeightVisitor& visitor) {
+  for (Block& block : layers) block.visit_products(visitor);
+  visitor(lm_head_VD, nullptr);
+  for (MtpModule& module : mtp) module.visit_products(visitor);
+}
+
+void Model::set_precision(const Precision& precision) {
+  for (Block& block : layers) block.set_precision(precision);
+  for (MtpModule& module : mtp) module.set_precision(precision);
 }
 
 Model allocate_model(const Exec& exec, const ModelConfig& config) {

@@ -16,6 +16,8 @@ struct Model {
 
   // Every tensor under its Hugging Face name (experts as one tensor with "{}" in the name).
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
+  void set_precision(const Precision&);
 };
 
 // Weights uninitialised, of exec's dtype.

@@ -4,13 +4,20 @@
 
 namespace moray::deepseek {
 
+namespace {
+Tensor concatenated(Exec& exec, const Tensor& a_TD, const Tensor& b_TD) {
+  Tensor both = exec.empty({a_TD.extent(0), a_TD.extent(1) + b_TD.extent(1)});
+  concat_columns(exec, a_TD, b_TD, both);
+  return both;
+}
+}  // namespace
+
 Tensor MtpModule::forward(Exec& exec, const Tensor& h_TD, const Tensor& embedding_TD,
                           const LayerContext& context, Saved& saved, RoutingStats& stats) const {
   const Tensor embedding_normed = enorm.forward(exec, embedding_TD, saved.enorm);
   const Tensor h_normed = hnorm.forward(exec, h_TD, saved.hnorm);
-  const Tensor both = exec.empty({h_TD.extent(0), 2 * h_TD.extent(1)});
-  concat_columns(exec, embedding_normed, h_normed, both);
-  const Tensor x_TD = eh_proj.forward(exec, both, saved.eh_proj);
+  const Tensor x_TD = eh_proj.forward(exec, concatenated(exec, embedding_normed, h_normed), saved.eh_proj);
+  if (eh_proj.precision.recompute_norms) saved.eh_proj = {};
   return shared_head_norm.forward(exec, block.forward(exec, x_TD, context, saved.block, stats),
                                   saved.shared_head_norm);
 }
@@ -22,6 +29,10 @@ Tensor MtpModule::backward_input(Exec& exec, const Tensor& dout_TD, const LayerC
                                                         deferred.shared_head_norm);
   const Tensor dx_TD = block.backward_input(exec, dblock, context, balance_coefficient,
                                             std::move(saved.block), deferred.block);
+  if (eh_proj.precision.recompute_norms) {
+    const Tensor both = concatenated(exec, enorm.output(exec, saved.enorm), hnorm.output(exec, saved.hnorm));
+    saved.eh_proj.x = eh_proj.kept_input(exec, eh_proj.input(exec, both));
+  }
   const Tensor dboth = eh_proj.backward_input(exec, dx_TD, std::move(saved.eh_proj), deferred.eh_proj);
   const Tensor dembedding_normed = exec.empty(dh_TD.shape()), dh_normed = exec.empty(dh_TD.shape());
   split_columns(exec, dboth, dembedding_normed, dh_normed);
@@ -45,6 +56,16 @@ void MtpModule::visit(const std::string& prefix, const ParameterVisitor& visitor
   eh_proj.visit(prefix + "eh_proj.", visitor);
   block.visit(prefix, visitor);
   shared_head_norm.visit(prefix + "shared_head.norm.", visitor);
+}
+
+void MtpModule::visit_products(const ProductWeightVisitor& visitor) {
+  eh_proj.visit_products(visitor);
+  block.visit_products(visitor);
+}
+
+void MtpModule::set_precision(const Precision& value) {
+  eh_proj.precision = value;
+  block.set_precision(value);
 }
 
 }  // namespace moray::deepseek

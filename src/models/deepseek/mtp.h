@@ -34,6 +34,8 @@ struct MtpModule {
                         Saved&&, Deferred&, const Tensor& dh_TD) const;
   void backward_weight(Exec&, const LayerContext&, Deferred&&, MtpModule& gradient) const;
   void visit(const std::string& prefix, const ParameterVisitor&);
+  void visit_products(const ProductWeightVisitor&);
+  void set_precision(const Precision&);
 };
 
 }  // namespace moray::deepseek

@@ -83,7 +83,7 @@ void forward_backward(Exec& exec, const Model& model, const MicroBatch& batch, c
   // The head: losses of every depth, and the gradients of the states.
   std::vector<Tensor> dstates;
   for (size_t depth = 0; depth < states.size(); ++depth) {
-    const Tensor loss_T = exec.empty({batch.rows.rows()});
+    const Tensor loss_T = exec.empty_wide({batch.rows.rows()});
     dstates.push_back(exec.empty(states[depth].shape()));
     cross_entropy_forward_backward(exec, states[depth], model.lm_head_VD, batch.shifted_T[depth + 1],
                                    batch.rows, depth == 0 ? scales.main : scales.mtp, loss_T, dstates[depth],
@@ -121,7 +121,7 @@ void forward_loss(Exec& exec, const Model& model, const MicroBatch& batch, const
   const std::vector<Tensor> states =
       forward_states(exec, model, batch, context_of(batch, rope), stats, saved);
   for (size_t depth = 0; depth < states.size(); ++depth) {
-    const Tensor loss_T = exec.empty({batch.rows.rows()});
+    const Tensor loss_T = exec.empty_wide({batch.rows.rows()});
     cross_entropy_forward(exec, states[depth], model.lm_head_VD, batch.shifted_T[depth + 1], loss_T);
     add_each(loss_T, stats.loss_sums[depth]);
   }
