@@ -2,6 +2,8 @@
 
 #include <set>
 
+#include "checkpoint/fp8_weights.h"
+
 namespace moray {
 
 namespace {
@@ -14,17 +16,20 @@ bool is_known_extra(const std::string& name) {
 
 deepseek::ModelConfig read_model_config(const fs::path& folder) {
   const fs::path path = folder / "config.json";
-  return deepseek::ModelConfig::from_json(read_file(path), path.string());
+  const std::string text = read_file(path);
+  read_fp8_scheme(text, path.string());  // refuses other quantizations before anything is read
+  return deepseek::ModelConfig::from_json(text, path.string());
 }
 
 void read_weights(const SafetensorsFolder& weights, deepseek::Model& model) {
   std::set<std::string> expected;
   for (const deepseek::NamedWeight& weight : deepseek::named_weights(model)) {
     expected.insert(weight.name);
-    weights.read(weight.name, weight.tensor);
+    read_dequantized(weights, weight.name, weight.tensor);
   }
+  expect_no_stray_scales(weights);
   for (const std::string& name : weights.names())
-    if (!expected.contains(name) && !is_known_extra(name))
+    if (!expected.contains(name) && !is_fp8_scale_name(name) && !is_known_extra(name))
       fail("{}: tensor '{}' does not belong to this model's config.json", weights.path().string(), name);
 }
 

@@ -9,8 +9,9 @@ namespace moray {
 // config.json of a folder.
 deepseek::ModelConfig read_model_config(const fs::path& folder);
 
-// Fills the model's weights. Throws Error naming the first tensor that is missing, extra or of another shape.
-// Known extras are passed over: rotary_emb.inv_freq and the MTP layers' copies of embedding and head.
+// Fills the model's weights; FP8 ones are dequantized. Throws Error naming the first tensor that is missing,
+// extra or of another shape. Known extras are passed over: rotary_emb.inv_freq and the MTP layers' copies of
+// embedding and head.
 void read_weights(const SafetensorsFolder& weights, deepseek::Model& model);
 
 deepseek::Model load_model(const Exec&, const fs::path& folder);

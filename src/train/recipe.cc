@@ -62,6 +62,24 @@ Precision precision_from(Config& config) {
   return precision;
 }
 
+void model_dtype_from(Config& config, RunConfig& run) {
+  const char* const key = "run.model_dtype";
+  const std::string name = config.string(key, "f32");
+  if (name == "f32")
+    run.model_dtype = DType::f32;
+  else if (name == "bf16")
+    run.model_dtype = DType::bf16;
+  else if (name == "fp8")
+    run.model_dtype = DType::f8_e4m3;
+  else
+    fail("{} is '{}', expected 'f32', 'bf16' or 'fp8'", config.where(key), name);
+  const char* const scales_key = "run.model_scale_fmt";
+  const std::string scales = config.string(scales_key, "fp32");
+  if (scales != "fp32" && scales != "ue8m0")
+    fail("{} is '{}', expected 'fp32' or 'ue8m0'", config.where(scales_key), scales);
+  run.model_scales = scales == "ue8m0" ? ScaleFormat::power_of_two : ScaleFormat::fp32;
+}
+
 OptimizerConfig optimizer_from(Config& config, const Precision& precision) {
   OptimizerConfig optimizer;
   constexpr double kBelowOne = 1 - 1e-9;
@@ -116,7 +134,7 @@ RunConfig run_from(Config& config) {
   run.validation_tokens = at_least(config, "run.validation_tokens", run.validation_tokens, 0);
   run.checkpoint_interval_steps = at_least(config, "run.checkpoint_interval_steps", 0, 0);
   run.keep_last = at_least(config, "run.keep_last", run.keep_last, 1);
-  run.model_dtype = dtype_of_name(config, "run.model_dtype", "f32");
+  model_dtype_from(config, run);
   return run;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "models/deepseek/config.h"
+#include "tensor/quantized.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 
@@ -42,8 +43,10 @@ struct RunConfig {
   int64_t validation_tokens = 65536;      // of the held-out split, from its start
   int64_t checkpoint_interval_steps = 0;  // 0: only at the end
   int64_t keep_last = 2;                  // checkpoints
-  DType model_dtype =
-      DType::f32;  // of model/ in checkpoints; state/ keeps FP32 master weights if it is narrower
+  // Of model/ in checkpoints; state/ keeps FP32 master weights if it is narrower. f8_e4m3: block-scaled FP8
+  // in the published layout (checkpoint/fp8_weights.h), the rest in bf16.
+  DType model_dtype = DType::f32;
+  ScaleFormat model_scales = ScaleFormat::fp32;  // of FP8
 };
 
 struct Recipe {

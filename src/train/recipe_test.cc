@@ -25,5 +25,13 @@ TEST(Recipe, RefusesNumbersThatRuinWeights) {
   EXPECT_EQ(tiny_with("train.adamw.clip_norm=0").train.optimizer.clip_norm, 0);
 }
 
+TEST(Recipe, FormsOfTheModelInCheckpoints) {
+  EXPECT_EQ(tiny_with("run.model_dtype=fp8").run.model_dtype, DType::f8_e4m3);
+  EXPECT_EQ(tiny_with("run.model_dtype=fp8").run.model_scales, ScaleFormat::fp32);
+  EXPECT_EQ(tiny_with("run.model_scale_fmt=ue8m0").run.model_scales, ScaleFormat::power_of_two);
+  for (const char* assignment : {"run.model_dtype=fp4", "run.model_scale_fmt=bf16"})
+    EXPECT_THROW(tiny_with(assignment), Error) << assignment;
+}
+
 }  // namespace
 }  // namespace moray

@@ -278,6 +278,7 @@ class Run {
     const fs::path data = recipe_.data.dataset;
     const Tokenizer& tokenizer = dataset_.tokenizer();
     const SaveOptions options{recipe_.run.model_dtype,
+                              recipe_.run.model_scales,
                               recipe_toml_,
                               {data / "tokenizer.json", data / "tokenizer_config.json"},
                               tokenizer.required_id(kBeginOfSentence),

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/fp8_weights.h"
+#include "ops/quantize.h"
 #include "train/model_folder.h"
 
 namespace moray {
@@ -21,6 +23,25 @@ std::vector<NamedTensor> named_tensors(deepseek::Model& tree) {
 
 void read_tree(const SafetensorsFile& file, deepseek::Model& tree) {
   for (const NamedTensor& named : named_tensors(tree)) file.read(named.name, named.tensor);
+}
+
+// Appends a weight as model/ holds it: the balance bias in FP32, the published folders' FP8 weights as codes
+// and scales, everything else as `options.model_dtype`, or BF16 in a folder of FP8.
+void append_weight(Exec& exec, const deepseek::NamedWeight& weight, const SaveOptions& options,
+                   std::vector<NamedTensor>& model) {
+  const bool fp8 = options.model_dtype == DType::f8_e4m3;
+  if (!fp8 || !is_fp8_in_published_folders(weight.name)) {
+    model.push_back({weight.name, weight.tensor});
+    if (weight.kind != ParameterKind::buffer)
+      model.back().stored_as = fp8 ? DType::bf16 : options.model_dtype;
+    return;
+  }
+  const auto q = QuantizedTensor::empty(*exec.allocator, weight.tensor.shape(), CodeFormat::f8_e4m3,
+                                        Tiling::blocks, options.model_scales);
+  if (const NonFinite found = quantize(exec, weight.tensor, q); found.any())
+    fail("{}: {} NaNs and {} infinities; not to be saved as FP8", weight.name, found.nans, found.infinities);
+  model.push_back({weight.name, q.codes});
+  model.push_back({fp8_scale_name(weight.name), q.scales});
 }
 
 std::string trainer_json(Trainer& trainer, const std::string& recipe_toml) {
@@ -43,13 +64,12 @@ std::string trainer_json(Trainer& trainer, const std::string& recipe_toml) {
 CheckpointContent training_content(Trainer& trainer, const SaveOptions& options) {
   CheckpointContent content;
   const bool narrowed = options.model_dtype != DType::f32;
-  for (const deepseek::NamedWeight& weight : deepseek::named_weights(trainer.model())) {
-    NamedTensor named{weight.name, weight.tensor};
-    if (weight.kind != ParameterKind::buffer) named.stored_as = options.model_dtype;
-    content.model.push_back(named);
-  }
+  for (const deepseek::NamedWeight& weight : deepseek::named_weights(trainer.model()))
+    append_weight(trainer.exec(), weight, options, content.model);
   content.config_json = trainer.model().config.to_json(narrowed ? "bfloat16" : "float32",
                                                        options.bos_token_id, options.eos_token_id);
+  if (options.model_dtype == DType::f8_e4m3)
+    content.config_json = with_fp8_scheme(content.config_json, {options.model_scales});
   content.copied_files = options.tokenizer_files;
   if (narrowed) content.state.push_back({"master", named_tensors(trainer.model())});
   content.state.push_back({"first_moments", named_tensors(trainer.optimizer().first_moments())});

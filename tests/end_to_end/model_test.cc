@@ -57,11 +57,17 @@ TEST(Eval, OfTheMovingAverageIsAnotherModel) {
 
 TEST(Eval, ANarrowModelIsNearTheWideOne) {
   const ScratchFolder scratch;
-  ASSERT_EQ(moray(Workshop::get().train(scratch / "run", {"run.model_dtype=bf16"})).status, 0);
-  const double wide = number_of(eval(Workshop::get().trained()).out, "loss"),
-               narrow = number_of(eval(scratch / "run").out, "loss");
-  EXPECT_NE(wide, narrow);
-  EXPECT_NEAR(wide, narrow, 0.01);
+  const double wide = number_of(eval(Workshop::get().trained()).out, "loss");
+  const std::string trained = weights_of(Workshop::get().trained()).at("model/model.safetensors");
+  for (const char* dtype : {"bf16", "fp8"}) {
+    const fs::path run = scratch / dtype;
+    ASSERT_EQ(moray(Workshop::get().train(run, {std::string("run.model_dtype=") + dtype})).status, 0);
+    const double narrow = number_of(eval(run).out, "loss");
+    EXPECT_NE(wide, narrow) << dtype;
+    EXPECT_NEAR(wide, narrow, 0.01) << dtype;
+    // The form of model/ changes nothing in training.
+    EXPECT_EQ(weights_of(run).at("state/master.safetensors"), trained) << dtype;
+  }
 }
 
 Outcome generate(std::vector<std::string> more) {
