@@ -15,4 +15,7 @@ void for_element_type(const Tensor& tensor, const Body& body) {
   body(float{});
 }
 
+// Whether a tensor is larger than the caches and its rows are whole lines: then it is best written past them.
+bool beyond_caches(const Tensor& tensor);
+
 }  // namespace moray::cpu

@@ -17,19 +17,26 @@ HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
-template <class T>
+template <class T, class Whole>
 void add_elements(Exec& exec, const Tensor& a_tensor, const Tensor& b_tensor, const Tensor& out_tensor) {
   const T *a = a_tensor.data<T>(), *b = b_tensor.data<T>();
   T* out = out_tensor.data<T>();
   exec.pool->for_ranges(out_tensor.elements(), kPieceElements, [&](int64_t begin, int64_t end, int) HWY_ATTR {
-    for_vectors(end - begin, [&](int64_t i, auto lanes) HWY_ATTR {
+    for_vectors<Whole>(end - begin, [&](int64_t i, auto lanes) HWY_ATTR {
       lanes.store(hn::Add(lanes.load(a + begin + i), lanes.load(b + begin + i)), out + begin + i);
     });
+    hwy::FlushStream();
   });
 }
 
 void add(Exec& exec, const Tensor& a, const Tensor& b, const Tensor& out) {
-  for_element_type(out, [&]<class T>(T) { add_elements<T>(exec, a, b, out); });
+  const bool in_place = out.raw() == a.raw() || out.raw() == b.raw();
+  for_written_type(out, [&]<class T, class Whole>(T, Whole) {
+    if (in_place)
+      add_elements<T, WholeVector>(exec, a, b, out);
+    else
+      add_elements<T, Whole>(exec, a, b, out);
+  });
 }
 
 template <class From, class To>

@@ -9,6 +9,7 @@
 #define MORAY_BACKEND_CPU_LANES_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <cstddef>
@@ -16,7 +17,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "base/dtype.h"
+#include "backend/cpu/element_type.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
@@ -72,6 +73,26 @@ struct WholeVector {
   HWY_INLINE FloatVec keep(FloatVec v, FloatVec) const { return v; }
 };
 
+// All lanes, stored past the caches: where an output is larger than they are, a line written so is not read
+// before. For memory aligned to a line; whoever uses it ends with hwy::FlushStream().
+struct StreamedVector : WholeVector {
+  HWY_INLINE void store(FloatVec v, float* p) const { hn::Stream(v, FloatTag(), p); }
+  HWY_INLINE void store(FloatVec v, bf16* p) const {
+    hn::Stream(narrowed(v), HalfTag(), reinterpret_cast<uint16_t*>(p));
+  }
+};
+
+// body(T{}, Whole{}) as for_element_type, with the lanes that `out` is to be written with.
+template <class Body>
+void for_written_type(const Tensor& out, const Body& body) {
+  for_element_type(out, [&]<class T>(T element) {
+    if (beyond_caches(out))
+      body(element, StreamedVector{});
+    else
+      body(element, WholeVector{});
+  });
+}
+
 // The first `count` lanes; nothing beyond is touched, lanes beyond load as 0.
 struct PartVector {
   int64_t count;
@@ -94,10 +115,10 @@ struct PartVector {
 };
 
 // body(i, lanes) for vectors starting at i = 0, kVectorLanes, ... of n elements; `lanes` loads and stores.
-template <class Body>
+template <class Whole = WholeVector, class Body>
 HWY_INLINE void for_vectors(int64_t n, const Body& body) {
   int64_t i = 0;
-  for (; i + kVectorLanes <= n; i += kVectorLanes) body(i, WholeVector{});
+  for (; i + kVectorLanes <= n; i += kVectorLanes) body(i, Whole{});
   if (i < n) body(i, PartVector{n - i});
 }
 
@@ -115,16 +136,16 @@ HWY_INLINE float join_lanes(const FloatVec* group) {
 // A sum of n terms: virtual lane j takes elements j, j + 16, ... in order. body(i, lanes, sum) adds the terms
 // of the vector at i to `sum`; what it does to lanes beyond the end is undone (even adding 0 would turn a −0,
 // left by products that underflowed, into a +0, for as many lanes as a vector happens to have).
-template <class Body>
+template <class Whole = WholeVector, class Body>
 HWY_INLINE float sum_in_lanes(int64_t n, const Body& body) {
   FloatVec group[kVectorsPerGroup];
   for (int k = 0; k < kVectorsPerGroup; ++k) group[k] = hn::Zero(FloatTag());
   int64_t i = 0;
   for (; i + kVirtualLanes <= n; i += kVirtualLanes)
-    for (int k = 0; k < kVectorsPerGroup; ++k) body(i + k * kVectorLanes, WholeVector{}, group[k]);
+    for (int k = 0; k < kVectorsPerGroup; ++k) body(i + k * kVectorLanes, Whole{}, group[k]);
   for (int k = 0; k < kVectorsPerGroup; ++k, i += kVectorLanes) {
     if (n - i >= kVectorLanes) {
-      body(i, WholeVector{}, group[k]);
+      body(i, Whole{}, group[k]);
     } else if (n > i) {
       const PartVector lanes{n - i};
       const FloatVec before = group[k];

@@ -1,7 +1,6 @@
 #include "backend/cpu/matmul_blocking.h"
 
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -73,16 +72,6 @@ const char* order_name(MatmulOrder order) {
       return "packed once";
   }
   return "";
-}
-
-const CacheSizes& machine_caches() {
-  static const CacheSizes caches = [] {
-    CacheSizes found;
-    if (const long l1 = ::sysconf(_SC_LEVEL1_DCACHE_SIZE); l1 > 0) found.l1_bytes = l1;
-    if (const long l2 = ::sysconf(_SC_LEVEL2_CACHE_SIZE); l2 > 0) found.l2_bytes = l2;
-    return found;
-  }();
-  return caches;
 }
 
 std::string MatmulBlocking::to_string() const {

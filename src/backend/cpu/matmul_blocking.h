@@ -5,18 +5,12 @@
 #include <cstdint>
 #include <string>
 
+#include "backend/cpu/caches.h"
+
 namespace moray::cpu {
 
 // The canonical k-block (docs/numerics.md): partial sums are joined every 128 steps of k.
 constexpr int64_t kKBlock = 128;
-
-struct CacheSizes {
-  int64_t l1_bytes = 32 << 10;
-  int64_t l2_bytes = 512 << 10;  // of one core
-};
-
-// Of this machine; the defaults above where the system does not say.
-const CacheSizes& machine_caches();
 
 // The register tile of an instruction set: rows × columns of outputs kept in registers over a k-block.
 struct RegisterTile {

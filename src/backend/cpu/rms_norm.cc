@@ -22,7 +22,7 @@ float reciprocal_root(float mean, float eps) {
   return hn::GetLane(hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Set(d, mean + eps))));
 }
 
-template <class T>
+template <class T, class Whole>
 void forward_rows(Exec& exec, const Tensor& x_TD, const Tensor& w_D, double eps, const Tensor& y_TD,
                   const Tensor& rstd_T) {
   const int64_t width = x_TD.extent(1);
@@ -40,19 +40,22 @@ void forward_rows(Exec& exec, const Tensor& x_TD, const Tensor& w_D, double eps,
       });
       rstd[t] = reciprocal_root(squares / static_cast<float>(width), static_cast<float>(eps));
       const FloatVec scale = splat(rstd[t]);
-      for_vectors(width, [&](int64_t i, auto lanes) HWY_ATTR {
+      for_vectors<Whole>(width, [&](int64_t i, auto lanes) HWY_ATTR {
         lanes.store(hn::Mul(hn::Mul(lanes.load(x + i), scale), lanes.load(w + i)), y + i);
       });
     }
+    hwy::FlushStream();
   });
 }
 
 void forward(Exec& exec, const Tensor& x_TD, const Tensor& w_D, double eps, const Tensor& y_TD,
              const Tensor& rstd_T) {
-  for_element_type(y_TD, [&]<class T>(T) { forward_rows<T>(exec, x_TD, w_D, eps, y_TD, rstd_T); });
+  for_written_type(y_TD, [&]<class T, class Whole>(T, Whole) {
+    forward_rows<T, Whole>(exec, x_TD, w_D, eps, y_TD, rstd_T);
+  });
 }
 
-template <class T, bool kAccumulate>
+template <class T, class Whole, bool kAccumulate>
 void backward_input_rows(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& w_D,
                          const Tensor& rstd_T, const Tensor& dx_TD) {
   const int64_t width = x_TD.extent(1);
@@ -68,60 +71,75 @@ void backward_input_rows(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, co
       });
       const FloatVec scale = splat(rstd[t]);
       const FloatVec along_x = splat(rstd[t] * rstd[t] * (dot / static_cast<float>(width)));
-      for_vectors(width, [&](int64_t i, auto lanes) HWY_ATTR {
+      for_vectors<Whole>(width, [&](int64_t i, auto lanes) HWY_ATTR {
         const FloatVec direct = hn::Mul(lanes.load(dy + i), lanes.load(w + i));
         FloatVec result = hn::Mul(scale, hn::NegMulAdd(lanes.load(x + i), along_x, direct));
         if constexpr (kAccumulate) result = hn::Add(lanes.load(dx + i), result);
         lanes.store(result, dx + i);
       });
     }
+    hwy::FlushStream();
   });
 }
 
 void backward_input(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& w_D,
                     const Tensor& rstd_T, const Tensor& dx_TD, bool accumulate) {
-  for_element_type(dx_TD, [&]<class T>(T) {
+  for_written_type(dx_TD, [&]<class T, class Whole>(T, Whole) {
     if (accumulate)
-      backward_input_rows<T, true>(exec, dy_TD, x_TD, w_D, rstd_T, dx_TD);
+      backward_input_rows<T, WholeVector, true>(exec, dy_TD, x_TD, w_D, rstd_T, dx_TD);
     else
-      backward_input_rows<T, false>(exec, dy_TD, x_TD, w_D, rstd_T, dx_TD);
+      backward_input_rows<T, Whole, false>(exec, dy_TD, x_TD, w_D, rstd_T, dx_TD);
   });
 }
 
-// Threads share the columns; every column walks its rows in the canonical order.
+// part += dyᵀ · x̂ over rows [begin, end), all columns of a row before the next, as they lie in memory.
 template <class T>
-void backward_weight_columns(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& rstd_T,
-                             const SampleRows& rows, const Tensor& dw_GD) {
+void add_rows(const T* dy, const T* x, const float* rstd, int64_t begin, int64_t end, int64_t width,
+              float* part) {
+  std::fill_n(part, width, 0.0f);
+  for (int64_t t = begin; t < end; ++t) {
+    const FloatVec scale = splat(rstd[t]);
+    for_vectors(width, [&](int64_t i, auto lanes) HWY_ATTR {
+      const int64_t at = t * width + i;
+      lanes.store(hn::MulAdd(lanes.load(dy + at), hn::Mul(lanes.load(x + at), scale), lanes.load(part + i)),
+                  part + i);
+    });
+  }
+}
+
+// Blocks of rows apart, then joined in their order.
+template <class T>
+void backward_weight_blocks(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& rstd_T,
+                            const SampleRows& rows, const Tensor& dw_GD) {
   const int64_t width = x_TD.extent(1);
   const T *dy = dy_TD.data<T>(), *x = x_TD.data<T>();
   const float* rstd = rstd_T.data<float>();
-  float* dw_all = dw_GD.data<float>();
-  const auto add_block = [&](int64_t begin, int64_t end, int64_t column, int64_t columns,
-                             float* dw) HWY_ATTR {
-    for_vectors(columns, [&](int64_t i, auto lanes) HWY_ATTR {
-      FloatVec part = hn::Zero(FloatTag());
-      for (int64_t t = begin; t < end; ++t) {
-        const int64_t at = t * width + column + i;
-        part = hn::MulAdd(lanes.load(dy + at), hn::Mul(lanes.load(x + at), splat(rstd[t])), part);
-      }
-      lanes.store(hn::Add(lanes.load(dw + column + i), part), dw + column + i);
-    });
-  };
-  const auto add_columns = [&](int64_t column, int64_t column_end, int) HWY_ATTR {
-    for (int64_t sample = 0; sample < rows.samples; ++sample) {
-      float* dw = dw_all + rows.group(sample) * width;
-      const int64_t sample_end = (sample + 1) * rows.rows_per_sample;
-      for (int64_t t = sample * rows.rows_per_sample; t < sample_end; t += kRowBlock)
-        add_block(t, std::min(t + kRowBlock, sample_end), column, column_end - column, dw);
+  const int64_t a_sample = (rows.rows_per_sample + kRowBlock - 1) / kRowBlock,
+                blocks = rows.samples * a_sample;
+  if (blocks == 0) return;
+  const Tensor parts_BD = Tensor::empty(*exec.allocator, {blocks, width}, DType::f32);
+  float *parts = parts_BD.data<float>(), *dw_all = dw_GD.data<float>();
+  exec.pool->for_each(blocks, [&](int64_t block, int) {
+    const int64_t first = block / a_sample * rows.rows_per_sample,
+                  begin = first + block % a_sample * kRowBlock;
+    add_rows(dy, x, rstd, begin, std::min(begin + kRowBlock, first + rows.rows_per_sample), width,
+             parts + block * width);
+  });
+  exec.pool->for_ranges(width, columns_per_piece(blocks), [&](int64_t begin, int64_t end, int) HWY_ATTR {
+    for (int64_t block = 0; block < blocks; ++block) {
+      const float* part = parts + block * width + begin;
+      float* dw = dw_all + rows.group(block / a_sample) * width + begin;
+      for_vectors(end - begin, [&](int64_t i, auto lanes) HWY_ATTR {
+        lanes.store(hn::Add(lanes.load(dw + i), lanes.load(part + i)), dw + i);
+      });
     }
-  };
-  exec.pool->for_ranges(width, columns_per_piece(rows.rows()), add_columns);
+  });
 }
 
 void backward_weight(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, const Tensor& rstd_T,
                      const SampleRows& rows, const Tensor& dw_GD) {
   for_element_type(x_TD,
-                   [&]<class T>(T) { backward_weight_columns<T>(exec, dy_TD, x_TD, rstd_T, rows, dw_GD); });
+                   [&]<class T>(T) { backward_weight_blocks<T>(exec, dy_TD, x_TD, rstd_T, rows, dw_GD); });
 }
 
 RmsNormKernels kernel_table() {

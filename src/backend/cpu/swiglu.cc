@@ -17,22 +17,24 @@ HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
-template <class T>
+template <class T, class Whole>
 void forward_elements(Exec& exec, const Tensor& gate_RF, const Tensor& up_RF, const Tensor& h_RF) {
   const T *gate = gate_RF.data<T>(), *up = up_RF.data<T>();
   T* h = h_RF.data<T>();
   exec.pool->for_ranges(h_RF.elements(), kPieceElements, [&](int64_t begin, int64_t end, int) HWY_ATTR {
-    for_vectors(end - begin, [&](int64_t offset, auto lanes) HWY_ATTR {
+    for_vectors<Whole>(end - begin, [&](int64_t offset, auto lanes) HWY_ATTR {
       const int64_t i = begin + offset;
       const FloatVec x = lanes.load(gate + i);
       const FloatVec silu = hn::Mul(x, vector_sigmoid(FloatTag(), x));
       lanes.store(hn::Mul(silu, lanes.load(up + i)), h + i);
     });
+    hwy::FlushStream();
   });
 }
 
 void forward(Exec& exec, const Tensor& gate_RF, const Tensor& up_RF, const Tensor& h_RF) {
-  for_element_type(h_RF, [&]<class T>(T) { forward_elements<T>(exec, gate_RF, up_RF, h_RF); });
+  for_written_type(
+      h_RF, [&]<class T, class Whole>(T, Whole) { forward_elements<T, Whole>(exec, gate_RF, up_RF, h_RF); });
 }
 
 template <class T>
@@ -58,7 +60,7 @@ HWY_INLINE void backward_vector(const BackwardRow<T>& row, int64_t i, Lanes lane
   sum = hn::MulAdd(dh_unscaled, h, sum);
 }
 
-template <class T>
+template <class T, class Whole>
 void backward_rows(Exec& exec, const Tensor& dh_RF, const Tensor& gate_RF, const Tensor& up_RF,
                    const Tensor& router_gate_R, const Tensor& dgate_RF, const Tensor& dup_RF,
                    const Tensor& h_RF, const Tensor& drouter_gate_R) {
@@ -75,18 +77,21 @@ void backward_rows(Exec& exec, const Tensor& dh_RF, const Tensor& gate_RF, const
           const BackwardRow<T> row = {all.dh + at,    all.gate + at, all.up + at,
                                       all.dgate + at, all.dup + at,  all.h + at};
           const FloatVec r = splat(routed ? router_gate[t] : 1.0f);
-          const float dot = sum_in_lanes(width, [&](int64_t i, auto lanes, FloatVec& sum)
-                                                    HWY_ATTR { backward_vector(row, i, lanes, r, sum); });
+          const float dot = sum_in_lanes<Whole>(width, [&](int64_t i, auto lanes, FloatVec& sum) HWY_ATTR {
+            backward_vector(row, i, lanes, r, sum);
+          });
           if (routed) drouter_gate[t] = dot;
         }
+        hwy::FlushStream();
       });
 }
 
 void backward(Exec& exec, const Tensor& dh_RF, const Tensor& gate_RF, const Tensor& up_RF,
               const Tensor& router_gate_R, const Tensor& dgate_RF, const Tensor& dup_RF, const Tensor& h_RF,
               const Tensor& drouter_gate_R) {
-  for_element_type(h_RF, [&]<class T>(T) {
-    backward_rows<T>(exec, dh_RF, gate_RF, up_RF, router_gate_R, dgate_RF, dup_RF, h_RF, drouter_gate_R);
+  for_written_type(h_RF, [&]<class T, class Whole>(T, Whole) {
+    backward_rows<T, Whole>(exec, dh_RF, gate_RF, up_RF, router_gate_R, dgate_RF, dup_RF, h_RF,
+                            drouter_gate_R);
   });
 }
 
