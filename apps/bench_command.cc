@@ -131,9 +131,9 @@ int run_bench_limits(const BenchLimitsOptions& options) {
                        {"all_threads", rate(figure.all)}});
   const nlohmann::ordered_json all = {{"machine", machine_name()},
                                       {"threads", limits.threads},
-                                      {"l1_bytes", limits.caches.l1},
-                                      {"l2_bytes", limits.caches.l2},
-                                      {"l3_bytes", limits.caches.l3},
+                                      {"l1_bytes", limits.caches.l1_bytes},
+                                      {"l2_bytes", limits.caches.l2_bytes},
+                                      {"l3_bytes", limits.caches.l3_bytes},
                                       {"figures", figures},
                                       {"spread", limits.spread},
                                       {"load_average", limits.noise.load_average},

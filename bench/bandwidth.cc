@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <fstream>
 
+#include "backend/cpu/caches.h"
 #include "base/error.h"
 
 namespace moray {
@@ -43,29 +43,11 @@ double bytes_moved(Traffic traffic, int streams, int64_t lines) {
 
 }  // namespace
 
-// /sys names what this machine sees; sysconf, inside a virtual machine, may name all of the processor's L3.
-CacheLevels cache_levels() {
-  CacheLevels levels;
-  for (int index = 0; index < 8; ++index) {
-    const std::string folder = fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/", index);
-    int level = 0;
-    int64_t kib = 0;
-    std::string type;
-    std::ifstream(folder + "level") >> level;
-    std::ifstream(folder + "type") >> type;
-    std::ifstream(folder + "size") >> kib;  // "1024K"
-    if (type == "Instruction") continue;
-    if (level == 1) levels.l1 = kib << 10;
-    if (level == 2) levels.l2 = kib << 10;
-    if (level == 3) levels.l3 = kib << 10;
-  }
-  return levels;
-}
-
 BandwidthProbe::BandwidthProbe(int threads, int64_t bytes_a_thread) : bytes_a_thread_(bytes_a_thread) {
   constexpr int64_t kBeyondCaches = 8, kLeastBytes = int64_t{256} << 20, kMostBytes = int64_t{1} << 30;
   if (bytes_a_thread_ == 0)
-    bytes_a_thread_ = std::clamp(kBeyondCaches * cache_levels().l3, kLeastBytes, kMostBytes) / threads;
+    bytes_a_thread_ =
+        std::clamp(kBeyondCaches * cpu::machine_caches().l3_bytes, kLeastBytes, kMostBytes) / threads;
   bytes_a_thread_ = bytes_a_thread_ / (64 * kLineBytes) * (64 * kLineBytes);
   memory_.resize(static_cast<size_t>(threads));
   for (void*& memory : memory_) {
@@ -98,13 +80,19 @@ Rate BandwidthProbe::measure(Traffic traffic, int threads, int streams, int64_t 
   });
 }
 
-BandwidthLimits bandwidth_limits(int threads) {
-  BandwidthProbe probe(threads);
+double bandwidth_limit(BandwidthProbe& probe, Moves moves, int threads) {
   const auto best = [&](Traffic traffic, int streams) {
-    return probe.measure(traffic, threads, streams).best;
+    return probe.measure(traffic, threads, streams, 0, 0.1).best;
   };
-  return {std::max(best(Traffic::read, 1), best(Traffic::read, 4)),
-          std::max(best(Traffic::copy, 1), best(Traffic::stream_copy, 1)), best(Traffic::update, 1)};
+  switch (moves) {
+    case Moves::read:
+      return std::max(best(Traffic::read, 1), best(Traffic::read, 4));
+    case Moves::elsewhere:
+      return std::max(best(Traffic::copy, 1), best(Traffic::stream_copy, 1));
+    case Moves::in_place:
+      return best(Traffic::update, 1);
+  }
+  return 0;
 }
 
 }  // namespace moray

@@ -10,12 +10,6 @@ namespace moray {
 
 enum class Traffic : uint8_t { read, write, stream_write, copy, stream_copy, update };
 
-// Cache sizes of one core (L3: of the machine) in bytes; 0 where the system does not say.
-struct CacheLevels {
-  int64_t l1 = 0, l2 = 0, l3 = 0;
-};
-CacheLevels cache_levels();
-
 // Memory of its own for every thread, touched by that thread, on huge pages where the system gives them.
 class BandwidthProbe {
  public:
@@ -35,13 +29,11 @@ class BandwidthProbe {
   std::vector<void*> memory_;
 };
 
-// What an op that reads some tensors and writes others can hope for, in GB/s: the better of plain and
-// streaming stores.
-struct BandwidthLimits {
-  double read = 0;    // only reads
-  double copy = 0;    // writes elsewhere
-  double update = 0;  // writes where it reads
-};
-BandwidthLimits bandwidth_limits(int threads);
+// What a program does with memory: only reads, writes elsewhere than it reads, writes where it reads.
+enum class Moves : uint8_t { read, elsewhere, in_place };
+
+// The best that a program which moves so can hope for, in GB/s: with plain or streaming stores, one or
+// several streams.
+double bandwidth_limit(BandwidthProbe& probe, Moves moves, int threads);
 
 }  // namespace moray

@@ -23,9 +23,9 @@ class Measurement {
     for (const Int8Path path : int8_paths())
       add(fmt::format("multiply-add int8 {}", int8_path_name(path)), "GOP/s",
           [&](int threads) { return int8_peak(path, threads); });
-    cache("L1", limits_.caches.l1, 1);
-    cache("L2", limits_.caches.l2, 1);
-    cache("L3", limits_.caches.l3, limits_.threads);
+    cache("L1", limits_.caches.l1_bytes, 1);
+    cache("L2", limits_.caches.l2_bytes, 1);
+    cache("L3", limits_.caches.l3_bytes, limits_.threads);
     for (const int streams : {1, 2, 4, 8})
       memory(fmt::format("memory read, {} stream{} a thread", streams, streams > 1 ? "s" : ""), Traffic::read,
              streams);
@@ -70,7 +70,7 @@ Limits measure_limits(int threads) {
   const NoiseProbe noise;
   Limits limits;
   limits.threads = threads;
-  limits.caches = cache_levels();
+  limits.caches = cpu::machine_caches();
   Measurement(limits).run();
   std::vector<double> spreads;
   for (const LimitFigure& figure : limits.figures) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cpu/caches.h"
 #include "bench/bandwidth.h"
 #include "bench/noise.h"
 
@@ -17,7 +18,7 @@ struct LimitFigure {
 
 struct Limits {
   int threads = 1;
-  CacheLevels caches;
+  cpu::CacheSizes caches;
   std::vector<LimitFigure> figures;
   Noise noise;
   double spread = 0;  // the median, over the figures, of how far the best repeat lies above the median one

@@ -2,9 +2,12 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <string_view>
+#include <thread>
 
 namespace moray {
 
@@ -107,7 +110,14 @@ Rate fma_peak(const char* simd, int threads, double seconds) {
 }
 
 double fma_peak_gflops(const char* simd, int threads) {
-  return fma_peak(simd, threads).best;
+  // A virtual machine's cores may share one of the host's for a while: exactly half, now and then.
+  constexpr int kTries = 3;
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    best = std::max(best, fma_peak(simd, threads).best);
+  }
+  return best;
 }
 
 const char* int8_path_name(Int8Path path) {

@@ -98,13 +98,13 @@ void Sheet::compute_row(const std::string& name, double flops, const std::vector
 void Sheet::memory_row(const std::string& name, double bytes, Moves moves, const std::function<void()>& run,
                        std::optional<double> bar) {
   if (!wants(name)) return;
-  const BandwidthLimits& limits = bandwidth();
-  const double limit = moves == Moves::read       ? limits.read
-                       : moves == Moves::in_place ? limits.update
-                                                  : limits.copy;
+  if (!bandwidth_) bandwidth_.emplace(threads());
+  const double before = bandwidth_limit(*bandwidth_, moves, threads());
   const Timing timing = time_in_turns({{"moray", run}})[0];
+  const double limit = std::max(before, bandwidth_limit(*bandwidth_, moves, threads()));
   const double rate = bytes / timing.best * 1e-9;
-  row(name, fmt::format("{:>8.1f} GB/s (median {:.1f})", rate, bytes / timing.median * 1e-9), rate / limit,
+  row(name, fmt::format("{:>8.1f} GB/s (median {:.1f}) of {:.1f}", rate, bytes / timing.median * 1e-9, limit),
+      rate / limit,
       moves == Moves::read       ? "read"
       : moves == Moves::in_place ? "update"
                                  : "copy",
@@ -121,15 +121,6 @@ void Sheet::row(const std::string& name, const std::string& figures, double shar
   }
   fmt::print("{:<54} {:>5.1f}% of {}{}: {}\n", name, 100 * share, of, verdict, figures);
   std::fflush(stdout);
-}
-
-const BandwidthLimits& Sheet::bandwidth() {
-  if (!bandwidth_) {
-    bandwidth_ = bandwidth_limits(threads());
-    fmt::print("bandwidth: read {:.1f}, copy {:.1f}, update in place {:.1f} GB/s (what the program moves)\n",
-               bandwidth_->read, bandwidth_->copy, bandwidth_->update);
-  }
-  return *bandwidth_;
 }
 
 BenchArguments parse_bench_arguments(int argc, char** argv) {

@@ -27,8 +27,6 @@ struct Contestant {
 // asleep, then one run that does not count, then runs for about `seconds` in all.
 std::vector<Timing> time_in_turns(const std::vector<Contestant>& contestants, double seconds = 0.25);
 
-enum class Moves : uint8_t { read, elsewhere, in_place };
-
 class Sheet {
  public:
   // Prints the claim, the machine and its limits. `filter`: only rows whose names hold it.
@@ -46,7 +44,8 @@ class Sheet {
   // the first is to reach, as a share of the peak.
   void compute_row(const std::string& name, double flops, const std::vector<Contestant>& contestants,
                    std::optional<double> bar = {}, double seconds = 0.25);
-  // A row in GB/s and in % of the bandwidth of what moves so.
+  // A row in GB/s and in % of the bandwidth of what moves so, measured right before and after: on a machine
+  // whose neighbours come and go it may halve or double within a run.
   void memory_row(const std::string& name, double bytes, Moves moves, const std::function<void()>& run,
                   std::optional<double> bar = {});
   // Any other: `share` of what is said in `of`.
@@ -54,8 +53,6 @@ class Sheet {
            std::optional<double> bar = {});
 
   double peak_gflops() const { return peak_gflops_; }
-  // Measured at its first use.
-  const BandwidthLimits& bandwidth();
 
  private:
   Allocator allocator_;
@@ -64,7 +61,7 @@ class Sheet {
   std::string filter_;
   NoiseProbe noise_;
   double peak_gflops_ = 0;
-  std::optional<BandwidthLimits> bandwidth_;
+  std::optional<BandwidthProbe> bandwidth_;
   int bars_ = 0, met_ = 0;
 };
 

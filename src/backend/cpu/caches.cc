@@ -1,17 +1,32 @@
 #include "backend/cpu/caches.h"
 
-#include <unistd.h>
+#include <fmt/format.h>
+
+#include <fstream>
+#include <string>
 
 #include "backend/cpu/element_type.h"
 
 namespace moray::cpu {
 
+// /sys names what this machine sees, in KiB ("1024K"); sysconf, inside a virtual machine, may name all of the
+// processor's L3.
 const CacheSizes& machine_caches() {
   static const CacheSizes caches = [] {
     CacheSizes found;
-    if (const long l1 = ::sysconf(_SC_LEVEL1_DCACHE_SIZE); l1 > 0) found.l1_bytes = l1;
-    if (const long l2 = ::sysconf(_SC_LEVEL2_CACHE_SIZE); l2 > 0) found.l2_bytes = l2;
-    if (const long l3 = ::sysconf(_SC_LEVEL3_CACHE_SIZE); l3 > 0) found.l3_bytes = l3;
+    for (int index = 0; index < 8; ++index) {
+      const std::string folder = fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/", index);
+      int level = 0;
+      int64_t kib = 0;
+      std::string type;
+      std::ifstream(folder + "level") >> level;
+      std::ifstream(folder + "type") >> type;
+      std::ifstream(folder + "size") >> kib;
+      if (type == "Instruction" || kib <= 0) continue;
+      if (level == 1) found.l1_bytes = kib << 10;
+      if (level == 2) found.l2_bytes = kib << 10;
+      if (level == 3) found.l3_bytes = kib << 10;
+    }
     return found;
   }();
   return caches;

@@ -41,6 +41,7 @@ void forward_rows(Exec& exec, const Tensor& x_TD, const Tensor& w_D, double eps,
       rstd[t] = reciprocal_root(squares / static_cast<float>(width), static_cast<float>(eps));
       const FloatVec scale = splat(rstd[t]);
       for_vectors<Whole>(width, [&](int64_t i, auto lanes) HWY_ATTR {
+        hwy::Prefetch(x + width + i);  // the next row, while this one's second pass leaves memory idle
         lanes.store(hn::Mul(hn::Mul(lanes.load(x + i), scale), lanes.load(w + i)), y + i);
       });
     }
@@ -72,6 +73,8 @@ void backward_input_rows(Exec& exec, const Tensor& dy_TD, const Tensor& x_TD, co
       const FloatVec scale = splat(rstd[t]);
       const FloatVec along_x = splat(rstd[t] * rstd[t] * (dot / static_cast<float>(width)));
       for_vectors<Whole>(width, [&](int64_t i, auto lanes) HWY_ATTR {
+        hwy::Prefetch(dy + width + i);
+        hwy::Prefetch(x + width + i);
         const FloatVec direct = hn::Mul(lanes.load(dy + i), lanes.load(w + i));
         FloatVec result = hn::Mul(scale, hn::NegMulAdd(lanes.load(x + i), along_x, direct));
         if constexpr (kAccumulate) result = hn::Add(lanes.load(dx + i), result);
