@@ -80,9 +80,12 @@ class RowsBench {
     const Tensor cosines = sheet_.tensor({kRows / 4, kPairs}), sines = sheet_.tensor({kRows / 4, kPairs});
     row("add", dtype, 3, Moves::elsewhere, [&] { add(exec_, a, b, out); });
     row("add in place", dtype, 3, Moves::in_place, [&] { add(exec_, a, b, a); });
-    row("rope, 64 of each 256", dtype, 2.0 * 2 * kPairs / kHeadWidth, Moves::in_place, [&] {
-      rope_apply(exec_, a, {kHeads, kHeadWidth}, cosines, sines, kRows / 4);
-    });
+    row(
+        "rope, 64 of each 256", dtype, 2.0 * 2 * kPairs / kHeadWidth, Moves::in_place,
+        [&] {
+          rope_apply(exec_, a, {kHeads, kHeadWidth}, cosines, sines, kRows / 4);
+        },
+        std::nullopt);
   }
 
   // In f32 tensors: gradient and weight are f32 whatever the moments are.

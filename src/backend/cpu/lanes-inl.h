@@ -41,14 +41,20 @@ HWY_INLINE FloatVec widened(HalfVec upper) {
   return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(hn::PromoteTo(UintTag(), upper)));
 }
 
-// To bf16, to nearest even; NaN stays NaN (Highway's own conversion truncates).
-HWY_INLINE HalfVec narrowed(FloatVec v) {
-  const UintTag d;
+// The bits of a bf16, to nearest even, in the lower half of each lane; NaN stays NaN (Highway's own
+// conversion truncates).
+template <class DF>
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<DF>> narrowed_bits(DF, hn::Vec<DF> v) {
+  const hn::RebindToUnsigned<DF> d;
   const auto bits = hn::BitCast(d, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1u));
   const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d, 0x7fffu))));
   const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d, 0x40u));
-  return hn::TruncateTo(HalfTag(), hn::IfThenElse(hn::RebindMask(d, hn::IsNaN(v)), quiet, rounded));
+  return hn::IfThenElse(hn::RebindMask(d, hn::IsNaN(v)), quiet, rounded);
+}
+
+HWY_INLINE HalfVec narrowed(FloatVec v) {
+  return hn::TruncateTo(HalfTag(), narrowed_bits(FloatTag(), v));
 }
 
 // Every lane as storing it as T and loading it again would leave it.

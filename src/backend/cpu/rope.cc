@@ -16,35 +16,46 @@ HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
-// Turns as many pairs at x as d has lanes. `sign` is 1, or −1 to turn back.
+// As many pairs at x as d has lanes.
 template <class D>
-HWY_INLINE void turn(D d, float* x, const float* cosines, const float* sines, float sign) {
-  hn::Vec<D> even, odd;
+HWY_INLINE void load_pairs(D d, const float* x, hn::Vec<D>& even, hn::Vec<D>& odd) {
   hn::LoadInterleaved2(d, x, even, odd);
+}
+template <class D>
+HWY_INLINE void store_pairs(D d, hn::Vec<D> even, hn::Vec<D> odd, float* x) {
+  hn::StoreInterleaved2(even, odd, d, x);
+}
+// A pair of bf16 is one lane: the even one in its lower half.
+template <class D>
+HWY_INLINE void load_pairs(D d, const bf16* x, hn::Vec<D>& even, hn::Vec<D>& odd) {
+  const hn::RebindToUnsigned<D> du;
+  const auto pairs = hn::LoadU(du, reinterpret_cast<const uint32_t*>(x));
+  even = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
+  odd = hn::BitCast(d, hn::And(pairs, hn::Set(du, 0xffff0000u)));
+}
+template <class D>
+HWY_INLINE void store_pairs(D d, hn::Vec<D> even, hn::Vec<D> odd, bf16* x) {
+  const auto pairs = hn::Or(narrowed_bits(d, even), hn::ShiftLeft<16>(narrowed_bits(d, odd)));
+  hn::StoreU(pairs, hn::RebindToUnsigned<D>(), reinterpret_cast<uint32_t*>(x));
+}
+
+// Turns them. `sign` is 1, or −1 to turn back.
+template <class D, class T>
+HWY_INLINE void turn(D d, T* x, const float* cosines, const float* sines, float sign) {
+  hn::Vec<D> even, odd;
+  load_pairs(d, x, even, odd);
   const auto c = hn::LoadU(d, cosines), s = hn::Mul(hn::Set(d, sign), hn::LoadU(d, sines));
   const auto turned_even = hn::NegMulAdd(odd, s, hn::Mul(even, c));
   const auto turned_odd = hn::MulAdd(even, s, hn::Mul(odd, c));
-  hn::StoreInterleaved2(turned_even, turned_odd, d, x);
+  store_pairs(d, turned_even, turned_odd, x);
 }
 
-HWY_INLINE void turn_pairs(float* x, int64_t pairs, const float* cosines, const float* sines, float sign) {
+template <class T>
+HWY_INLINE void turn_pairs(T* x, int64_t pairs, const float* cosines, const float* sines, float sign) {
   int64_t j = 0;
   for (; j + kVectorLanes <= pairs; j += kVectorLanes)
     turn(FloatTag(), x + 2 * j, cosines + j, sines + j, sign);
   for (; j < pairs; ++j) turn(hn::CappedTag<float, 1>(), x + 2 * j, cosines + j, sines + j, sign);
-}
-
-// A bf16 head turns as f32, in a buffer of as many pairs as a vector has lanes.
-HWY_INLINE void turn_pairs(bf16* x, int64_t pairs, const float* cosines, const float* sines, float sign) {
-  alignas(64) float copy[2 * kVectorLanes];
-  for (int64_t j = 0; j < pairs; j += kVectorLanes) {
-    const int64_t count = 2 * std::min(kVectorLanes, pairs - j);
-    for_vectors(count,
-                [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(x + 2 * j + i), copy + i); });
-    turn_pairs(copy, count / 2, cosines + j, sines + j, sign);
-    for_vectors(count,
-                [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(copy + i), x + 2 * j + i); });
-  }
 }
 
 template <class T>

@@ -14,6 +14,8 @@
 
 #include <hwy/highway.h>
 
+#include <type_traits>
+
 HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 
@@ -34,21 +36,30 @@ HWY_INLINE V exp_of_remainder(D d, V x, V n) {
   return hn::Add(hn::MulAdd(q, hn::Mul(r, r), r), hn::Set(d, 1.0f));
 }
 
-// eˣ; 0 below −104 and +infinity above 88.8, gradual underflow in between.
+// e · 2ⁿ for whole n in [−152, 130] and e near 1, rounded once where the result is subnormal.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V vector_exp(D d, V x) {
+HWY_INLINE V times_power_of_two(D d, V e, V n) {
+#if HWY_TARGET == HWY_AVX3
+  if constexpr (std::is_same_v<V, hn::Vec<hn::ScalableTag<float>>>) return V{_mm512_scalef_ps(e.raw, n.raw)};
+#endif
+  // In two factors: the first product is exact, the second rounds once or overflows.
   const hn::RebindToSigned<D> di;
-  // Beyond these bounds the result is 0 or infinity anyway, and 2ⁿ below stays within its two factors.
-  const V clamped = hn::Min(hn::Max(x, hn::Set(d, -105.0f)), hn::Set(d, 90.0f));
-  const V n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504088896341f)));
-  const V e = exp_of_remainder(d, clamped, n);
-  // Times 2ⁿ in two factors: the first product is exact, the second rounds once (subnormals) or overflows.
   const auto ni = hn::ConvertTo(di, n);
   const auto half = hn::ShiftRight<1>(ni);
   const auto bias = hn::Set(di, 127);
   const V scale_a = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(half, bias)));
   const V scale_b = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::Sub(ni, half), bias)));
-  return hn::IfThenElse(hn::IsNaN(x), x, hn::Mul(hn::Mul(e, scale_a), scale_b));
+  return hn::Mul(hn::Mul(e, scale_a), scale_b);
+}
+
+// eˣ; 0 below −104 and +infinity above 88.8, gradual underflow in between.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V vector_exp(D d, V x) {
+  // Beyond these bounds the result is 0 or infinity anyway.
+  const V clamped = hn::Min(hn::Max(x, hn::Set(d, -105.0f)), hn::Set(d, 90.0f));
+  const V n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504088896341f)));
+  const V e = exp_of_remainder(d, clamped, n);
+  return hn::IfThenElse(hn::IsNaN(x), x, times_power_of_two(d, e, n));
 }
 
 // eˣ for x that is at most a rounding error above 0, as softmax needs it: like vector_exp, but 0 below −87.3
