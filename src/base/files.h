@@ -66,5 +66,7 @@ class FileWriter {
 
 // XXH3 (64 bits) of bytes in memory.
 uint64_t checksum(std::span<const std::byte> bytes);
+// The same of a file, at the disk's rate: what comes next is asked for while a piece is summed. Throws Error.
+uint64_t file_checksum(const fs::path& path);
 
 }  // namespace moray

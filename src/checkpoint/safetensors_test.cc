@@ -155,6 +155,7 @@ TEST_F(Safetensors, WritesWhatItReads) {
 
   EXPECT_EQ(written.bytes, fs::file_size(path));
   EXPECT_EQ(written.checksum, checksum(MappedFile(path).bytes()));
+  EXPECT_EQ(written.checksum, file_checksum(path));
   const SafetensorsFile file(path);
   EXPECT_EQ(file.names(),
             (std::vector<std::string>{"f32", "f64", "bf16", "i32", "narrowed", "scalar", "empty"}));
