@@ -1,7 +1,7 @@
-// T rows, D hidden, V vocabulary, G gradient groups, B rows of one chunk (at most 128).
+// T rows, D hidden, V vocabulary, G gradient groups, B rows of one chunk.
 //
-// Logits exist for one chunk of rows. A chunk is one block of rows or, where samples are short, several whole
-// ones: the order of every sum is that of the blocks (ops/cross_entropy.h), whatever the chunk.
+// Logits exist for one chunk of rows, some whole blocks: the order of every sum is that of the blocks
+// (ops/cross_entropy.h), whatever the chunk.
 #include "ops/cross_entropy.h"
 
 #include <limits>
@@ -101,6 +101,13 @@ struct Work {
   }
 };
 
+// More rows read the weight and its gradient fewer times; their logits stay in a cache.
+int64_t chunk_rows(int64_t vocabulary) {
+  constexpr int64_t kMostRows = 512, kMostFloats = 4 << 20;
+  return std::clamp(kMostFloats / std::max(vocabulary, int64_t{1}) / kRowBlock * kRowBlock, kRowBlock,
+                    kMostRows);
+}
+
 void check_targets(const Tensor& targets_T, int64_t vocabulary) {
   for (int32_t target : targets_T.span<int32_t>())
     MORAY_CHECK(target < vocabulary, "target {} beyond the vocabulary of {}", target, vocabulary);
@@ -121,11 +128,10 @@ void forward(Exec& exec, const Tensor& h_TD, const Tensor& w_VD, const Tensor& t
              const Tensor& loss_T) {
   check_targets(targets_T, w_VD.extent(0));
   const Work& work = Work::of_thread(h_TD.extent(1), w_VD.extent(0));
-  const int64_t rows = h_TD.extent(0);
-  const Tensor logits =
-      Tensor::empty(*exec.allocator, {std::min(rows, kRowBlock), w_VD.extent(0)}, DType::f32);
-  for (int64_t begin = 0; begin < rows; begin += kRowBlock) {
-    const int64_t end = std::min(begin + kRowBlock, rows);
+  const int64_t rows = h_TD.extent(0), chunk = chunk_rows(w_VD.extent(0));
+  const Tensor logits = Tensor::empty(*exec.allocator, {std::min(rows, chunk), w_VD.extent(0)}, DType::f32);
+  for (int64_t begin = 0; begin < rows; begin += chunk) {
+    const int64_t end = std::min(begin + chunk, rows);
     losses(exec, h_TD, w_VD, targets_T, begin, end, 0, work.hidden, logits.rows(0, end - begin), loss_T);
   }
 }
@@ -149,14 +155,15 @@ void add_weight_gradient(Exec& exec, const Tensor& dlogits_BV, const Tensor& h_B
   run_matmuls(exec, work.weight_problems);
 }
 
-// Fills work.rows with the blocks of rows from `begin` on that make the next chunk; returns its end.
-int64_t next_chunk(const SampleRows& rows, int64_t begin, Work& work) {
+// Fills work.rows with the blocks of rows from `begin` on that make the next chunk, of at most `most` rows;
+// returns its end.
+int64_t next_chunk(const SampleRows& rows, int64_t begin, int64_t most, Work& work) {
   work.rows.clear();
   int64_t end = begin;
   while (end < rows.rows()) {
     const int64_t sample_end = (end / rows.rows_per_sample + 1) * rows.rows_per_sample;
     const int64_t block_end = std::min(end + kRowBlock, sample_end);
-    if (block_end - begin > kRowBlock) break;
+    if (block_end - begin > most) break;
     work.rows.push_back({end - begin, block_end - end});
     end = block_end;
   }
@@ -168,10 +175,11 @@ void forward_backward(Exec& exec, const Tensor& h_TD, const Tensor& w_VD, const 
                       const Tensor& dh_TD, const Tensor& dw_GVD) {
   check_targets(targets_T, w_VD.extent(0));
   Work& work = Work::of_thread(h_TD.extent(1), w_VD.extent(0));
+  const int64_t chunk = chunk_rows(w_VD.extent(0));
   const Tensor scratch =
-      Tensor::empty(*exec.allocator, {std::min(rows.rows(), kRowBlock), w_VD.extent(0)}, DType::f32);
+      Tensor::empty(*exec.allocator, {std::min(rows.rows(), chunk), w_VD.extent(0)}, DType::f32);
   for (int64_t begin = 0; begin < rows.rows();) {
-    const int64_t end = next_chunk(rows, begin, work);
+    const int64_t end = next_chunk(rows, begin, chunk, work);
     const Tensor dlogits_BV = scratch.rows(0, end - begin);
     losses(exec, h_TD, w_VD, targets_T, begin, end, gradient_scale, work.hidden, dlogits_BV, loss_T);
     const MatmulProblem to_hidden =
