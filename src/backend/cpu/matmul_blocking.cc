@@ -86,8 +86,9 @@ int64_t wanted_tasks(int64_t multiply_adds, int threads) {
 MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted, bool b_k_outer,
                                const CacheSizes& caches, const RegisterTile& tile) {
   if (m >= kManyRows && k >= kManyK) {
-    const MatmulBlocking packed = packed_blocking(m, n, k, wanted, caches, tile);
-    if (packed.tasks(m, n) > 1) return packed;
+    MatmulBlocking packed = packed_blocking(m, n, k, wanted, caches, tile);
+    if (packed.tasks(m, n) == 1) packed.order = MatmulOrder::keep_b;  // nobody to share with
+    return packed;
   }
   MatmulBlocking blocking;
   const int64_t strip_floats = caches.l1_bytes / 4 / (tile.rows + tile.columns);
