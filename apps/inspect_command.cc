@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "apps/model_argument.h"
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
+#include "models/deepseek/activation_memory.h"
 #include "report/progress.h"
 #include "train/model_folder.h"
 #include "train/recipe.h"
@@ -64,7 +66,45 @@ Json inspect_model_folder(const fs::path& folder, bool tensors) {
   return summary;
 }
 
-Json inspect_recipe(const fs::path& path) {
+// Bytes a token by kind, and their sum.
+Json kept_summary(const deepseek::KeptItems& items, int64_t tokens) {
+  Json summary = Json::object();
+  const auto per_token = [&](int64_t bytes) {
+    return std::round(static_cast<double>(bytes) / static_cast<double>(tokens) * 100) / 100;
+  };
+  for (const deepseek::KeptItem& item : items) summary[item.kind] = per_token(item.bytes);
+  summary["together"] = per_token(deepseek::total_bytes(items));
+  return summary;
+}
+
+// What the backward pass needs of one micro-batch, in the recipe's precision and beside it in plain BF16.
+Json memory_summary(const Recipe& recipe) {
+  const deepseek::ModelConfig& model = recipe.model;
+  const SampleRows rows{.samples = recipe.train.micro_batch, .rows_per_sample = recipe.train.sequence_length};
+  const int64_t dense = std::min(model.first_k_dense_replace, model.num_hidden_layers),
+                moe = model.num_hidden_layers - dense, depths = model.num_nextn_predict_layers;
+  const auto all_layers = [&](const Precision& precision) {
+    return dense * deepseek::total_bytes(kept_by_block(model, false, precision, rows)) +
+           (moe + depths) * deepseek::total_bytes(kept_by_block(model, true, precision, rows)) +
+           depths * deepseek::total_bytes(kept_by_mtp(model, precision, rows));
+  };
+  const Precision& precision = recipe.train.precision;
+  Json summary{{"micro_batch_tokens", rows.rows()}};
+  Json& layers = summary["bytes_a_token"];
+  if (dense > 0)
+    layers["dense layer"] = kept_summary(kept_by_block(model, false, precision, rows), rows.rows());
+  if (moe + depths > 0)
+    layers["MoE layer"] = kept_summary(kept_by_block(model, true, precision, rows), rows.rows());
+  if (depths > 0)
+    layers["MTP depth beside its MoE layer"] = kept_summary(kept_by_mtp(model, precision, rows), rows.rows());
+  summary["all_layers_bytes"] = all_layers(precision);
+  summary["all_layers_bytes_in_bf16"] = all_layers({.kind = PrecisionKind::bf16});
+  summary["share_of_bf16"] = static_cast<double>(all_layers(precision)) /
+                             static_cast<double>(all_layers({.kind = PrecisionKind::bf16}));
+  return summary;
+}
+
+Json inspect_recipe(const fs::path& path, bool memory) {
   Config config = Config::read(path);
   const Recipe recipe = Recipe::from_config(config);
   Json summary{{"kind", "recipe"}, {"file", path.string()}};
@@ -75,6 +115,7 @@ Json inspect_recipe(const fs::path& path) {
                          {"greatest_batch_size", recipe.train.batch_size.greatest()},
                          {"greatest_learning_rate", recipe.train.learning_rate.greatest()},
                          {"gradient_groups", recipe.train.gradient_groups}};
+  if (memory) summary["kept_activations"] = memory_summary(recipe);
   return summary;
 }
 
@@ -96,9 +137,10 @@ Json inspect_dataset(const fs::path& folder) {
   return summary;
 }
 
-Json inspect_path(const fs::path& path, bool tensors) {
+Json inspect_path(const fs::path& path, bool tensors, bool memory) {
   if (!fs::exists(path)) fail("{}: no such file or folder", path.string());
-  if (path.extension() == ".toml") return inspect_recipe(path);
+  if (path.extension() == ".toml") return inspect_recipe(path, memory);
+  if (memory) fail("{}: --memory is of a recipe (a .toml file)", path.string());
   if (path.extension() == ".safetensors") {
     const SafetensorsFile file(path);
     Json summary{{"kind", "safetensors"}, {"file", path.string()}};
@@ -113,8 +155,9 @@ Json inspect_path(const fs::path& path, bool tensors) {
             {"added_tokens", tokenizer.added_tokens().size()}};
   }
   if (fs::exists(path / "dataset.json")) return inspect_dataset(path);
-  if (const fs::path tokenizer = path / "tokenizer.json"; fs::exists(tokenizer) && !fs::exists(path / "config.json"))
-    return inspect_path(tokenizer, tensors);
+  if (const fs::path tokenizer = path / "tokenizer.json";
+      fs::exists(tokenizer) && !fs::exists(path / "config.json"))
+    return inspect_path(tokenizer, tensors, memory);
   const fs::path folder = resolve_model_folder(path);
   Json summary = inspect_model_folder(folder, tensors);
   if (const fs::path checkpoint = folder.parent_path(); fs::exists(checkpoint / "manifest.json")) {
@@ -147,7 +190,7 @@ void print_plain(const Json& json, int indent) {
 }  // namespace
 
 int run_inspect(const InspectOptions& options) {
-  const Json summary = inspect_path(options.path, options.tensors);
+  const Json summary = inspect_path(options.path, options.tensors, options.memory);
   if (options.json)
     fmt::print("{}\n", summary.dump());
   else

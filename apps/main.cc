@@ -273,6 +273,8 @@ void add_inspect(CLI::App& app, Action& action) {
   auto options = std::make_shared<moray::InspectOptions>();
   inspect->add_option("path", options->path, "file or folder")->required();
   inspect->add_flag("--tensors", options->tensors, "list every tensor");
+  inspect->add_flag("--memory", options->memory,
+                    "of a recipe: bytes a token that each kind of layer keeps for its backward pass");
   add_json(inspect, options->json);
   inspect->callback([=, &action] { action = [=] { return moray::run_inspect(*options); }; });
 }

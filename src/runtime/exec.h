@@ -1,6 +1,7 @@
 // Exec: where and with what an op runs. Handed to every op and layer.
 #pragma once
 
+#include "runtime/finite_finder.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
 #include "tensor/tensor.h"
@@ -19,7 +20,8 @@ struct Exec {
   Allocator* allocator = nullptr;
   // Of activations: f32 or bf16; f64 on the reference device is what gradients are checked in.
   DType dtype = DType::f32;
-  Tracer* tracer = nullptr;  // when set, every op is recorded
+  Tracer* tracer = nullptr;        // when set, every op is recorded
+  FiniteFinder* finder = nullptr;  // when set, every op's results are examined
 
   Tensor empty(Shape shape) const { return Tensor::empty(*allocator, shape, dtype); }
   Tensor zeros(Shape shape) const { return Tensor::zeros(*allocator, shape, dtype); }

@@ -15,6 +15,21 @@ Kernels& kernels(Device device) {
   return slots[static_cast<size_t>(device)];
 }
 
+// Weights before what was made with them, so that a finding can be named after them.
+template <class... Arguments>
+void examine(FiniteFinder& finder, const char* op, const Arguments&... arguments) {
+  finder.begin_op();
+  int index = 0;
+  const auto look = [&](const auto& argument) {
+    ++index;
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(argument)>, Tensor>)
+      finder.examine(op, index, argument);
+    else if constexpr (requires { argument.scales; })  // a QuantizedTensor
+      finder.examine(op, index, argument.scales);
+  };
+  (look(arguments), ...);
+}
+
 // Calls a kernel as `kernel(exec, arguments...)`; an empty slot throws "[op] no kernel for this device". With
 // a tracer the call is recorded: its floating-point operations as given, its bytes those of all tensors among
 // the arguments.
@@ -23,6 +38,7 @@ void launch(Exec& exec, const char* op, double flops, Kernel* kernel, Arguments&
   if (kernel == nullptr) fail("[{}] no kernel for device {}", op, device_name(exec.device));
   if (exec.tracer == nullptr) {
     kernel(exec, arguments...);
+    if (exec.finder != nullptr) examine(*exec.finder, op, arguments...);
     return;
   }
   const Tracer::Clock::time_point start = Tracer::Clock::now();

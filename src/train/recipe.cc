@@ -97,6 +97,7 @@ TrainConfig train_from(Config& config) {
   TrainConfig train;
   train.precision = precision_from(config);
   train.seed = static_cast<uint64_t>(config.integer("train.seed", 1));
+  train.perturb_initial_weights = config.boolean("train.perturb_initial_weights", false);
   train.tokens = at_least(config, "train.tokens", 0, 1);
   train.sequence_length = at_least(config, "train.sequence_length", train.sequence_length, 1);
   train.batch_size = Schedule::from_recipe(config, "train.batch_size", 8, train.tokens);

@@ -14,6 +14,7 @@ namespace moray {
 struct TrainConfig {
   Precision precision;
   uint64_t seed = 1;
+  bool perturb_initial_weights = false;  // by one unit in the last place: how far do equal runs drift apart
   int64_t tokens = 0;  // the budget; training ends with the step that reaches it
   int64_t sequence_length = 512;
   Schedule batch_size{8};          // samples a step

@@ -227,8 +227,9 @@ class Run {
     const double seconds = seconds_since(start);
     const Counters& counters = trainer_.counters();
     if (result.skipped)
-      log::warning("step {}: loss {} or gradient norm {} is not finite; the step was skipped ({} so far)",
-                   counters.step, result.loss, result.grad_norm, counters.skipped_steps);
+      log::warning(
+          "step {}: loss {} or gradient norm {} is not finite; the step was skipped ({} so far). First: {}",
+          counters.step, result.loss, result.grad_norm, counters.skipped_steps, result.non_finite);
     StepMetrics row;
     row.step = counters.step;
     row.tokens = counters.tokens;

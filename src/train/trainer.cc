@@ -1,6 +1,9 @@
 #include "train/trainer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
 
@@ -10,6 +13,13 @@ namespace {
 void zero(deepseek::Model& tree) {
   for (const Parameter& parameter : list_parameters(tree))
     if (parameter.tensor->defined()) parameter.tensor->fill_zero();
+}
+// Every weight to a neighbour: the last bit turned.
+void perturb(deepseek::Model& model) {
+  for (const Parameter& parameter : list_parameters(model))
+    if (parameter.kind != ParameterKind::buffer && parameter.tensor->dtype() == DType::f32)
+      for (float& weight : parameter.tensor->span<float>())
+        weight = std::bit_cast<float>(std::bit_cast<uint32_t>(weight) ^ 1u);
 }
 }  // namespace
 
@@ -44,6 +54,7 @@ Trainer::Trainer(Exec& exec, const deepseek::ModelConfig& model, const TrainConf
       optimizer_(exec, model_, config.optimizer),
       rope_(deepseek::make_rope_table(exec, model, config.sequence_length)) {
   deepseek::initialize(exec, model_, config.seed);
+  if (config.perturb_initial_weights) perturb(model_);
   refresh_compute_model();
   if (config.ema_decay > 0) {
     average_pool_ = std::make_unique<ThreadPool>(1);
@@ -95,11 +106,14 @@ deepseek::LossScales Trainer::loss_scales(int64_t batch) const {
 }
 
 void Trainer::accumulate(const SampleSource& source, int64_t first, int64_t count,
-                         const deepseek::LossScales& scales, deepseek::BatchStats& stats) {
+                         const deepseek::LossScales& scales, deepseek::BatchStats& stats,
+                         FiniteFinder* finder) {
   const deepseek::MicroBatch micro_batch = make_micro_batch(
       exec_, source, counters_.samples, first, count, config_.sequence_length,
       model_.config.num_nextn_predict_layers, config_.gradient_groups, config_.isolate_documents);
   Exec exec = compute_exec();
+  exec.finder = finder;
+  if (finder != nullptr) exec.tracer = nullptr;
   deepseek::forward_backward(exec, compute_model_, micro_batch, scales, rope_, gradients_, stats);
 }
 
@@ -139,6 +153,8 @@ StepResult Trainer::step(const SampleSource& source) {
   for (double sum : stats.loss_sums) finite = finite && std::isfinite(sum);
   result.skipped = !finite;
 
+  if (result.skipped) result.non_finite = locate_non_finite(source, batch);
+
   const double gamma = config_.balance_bias_update_speed.at(counters_.tokens);
   ++counters_.step;
   counters_.tokens += result.batch_tokens;
@@ -162,6 +178,28 @@ StepResult Trainer::step(const SampleSource& source) {
   refresh_compute_model();
   update_average();
   return result;
+}
+
+// The step's micro-batches once more, with the bits of the first time, each op examined after it ran. What
+// the weights themselves hold comes first.
+std::string Trainer::locate_non_finite(const SampleSource& source, int64_t batch) {
+  FiniteFinder finder;
+  for (const deepseek::NamedWeight& weight : deepseek::named_weights(model_))
+    if (const NonFiniteCount count = count_non_finite(weight.tensor); count.any())
+      return fmt::format("weight {}: {} NaN, {} infinite", weight.name, count.nans, count.infinities);
+  for (deepseek::Model* tree : {&model_, &compute_model_, &gradients_})
+    for (const Parameter& parameter : list_parameters(*tree))
+      if (parameter.tensor->defined())
+        finder.name(*parameter.tensor, (tree == &gradients_ ? "the gradient of " : "") + parameter.name);
+  compute_model_.visit_products([&](Tensor& weight, QuantizedTensor* codes) {
+    if (codes != nullptr && codes->scales.defined()) finder.name_like(codes->scales, weight);
+  });
+  zero(gradients_);
+  deepseek::BatchStats thrown_away = deepseek::make_batch_stats(model_.config);
+  for (int64_t first = 0; first < batch && !finder.found(); first += config_.micro_batch)
+    accumulate(source, first, std::min(config_.micro_batch, batch - first), loss_scales(batch), thrown_away,
+               &finder);
+  return finder.found() ? finder.finding() : "nothing but the gradient norm, which overflows";
 }
 
 void Trainer::update_average() {

@@ -33,6 +33,7 @@ struct StepResult {
   double grad_norm = 0;
   double learning_rate = 0;
   bool skipped = false;
+  std::string non_finite;  // of a skipped step: where the first number that is not finite arose
   int64_t batch_tokens = 0;
   std::vector<std::vector<int64_t>> expert_load;  // one a MoE layer
 };
@@ -75,7 +76,8 @@ class Trainer {
   int64_t batch_size_at(int64_t tokens) const;
   deepseek::LossScales loss_scales(int64_t batch) const;
   void accumulate(const SampleSource&, int64_t first, int64_t count, const deepseek::LossScales&,
-                  deepseek::BatchStats&);
+                  deepseek::BatchStats&, FiniteFinder* = nullptr);
+  std::string locate_non_finite(const SampleSource&, int64_t batch);
   void update_average();
   void join_average();
 

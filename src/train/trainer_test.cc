@@ -50,8 +50,7 @@ struct Training {
   Exec exec{Device::cpu, &pool, &allocator, DType::f32};
   std::unique_ptr<Trainer> trainer;
 
-  Training() {
-    TrainConfig config;
+  explicit Training(TrainConfig config = {}) {
     config.sequence_length = kLength;
     config.tokens = 1 << 20;
     config.batch_size = Schedule(kBatch);
@@ -105,6 +104,41 @@ TEST_P(TrainerStep, ThatIsNotFiniteChangesNothingButTheCounters) {
 INSTANTIATE_TEST_SUITE_P(With, TrainerStep,
                          testing::Values(std::numeric_limits<float>::quiet_NaN(),
                                          std::numeric_limits<float>::infinity(), 3e38f));
+
+// In every precision: a weight, an activation and a gradient that are not finite, each named where it arose.
+TEST(Trainer, NamesWhereANumberIsNotFinite) {
+  register_backends();
+  for (const PrecisionKind kind : {PrecisionKind::f32, PrecisionKind::bf16, PrecisionKind::fp8}) {
+    TrainConfig config;
+    config.precision.kind = kind;
+    const auto finding = [&](const auto& spoil) {
+      Training training(config);
+      spoil(training.trainer->model());
+      training.trainer->refresh_compute_model();
+      const StepResult result = training.trainer->step(sample);
+      EXPECT_TRUE(result.skipped);
+      return result.non_finite;
+    };
+    EXPECT_EQ(finding([](deepseek::Model& model) {
+                model.layers[1].experts.up_proj_EFD.data<float>()[0] =
+                    std::numeric_limits<float>::quiet_NaN();
+              }),
+              "weight model.layers.1.mlp.experts.0.up_proj.weight: 1 NaN, 0 infinite");
+    // Finite weights whose product overflows.
+    const std::string overflow = finding([](deepseek::Model& model) {
+      for (float& w : model.layers[1].self_attn.kv_a_proj_with_mqa.weight_OI.span<float>()) w *= 1e37f;
+      for (float& w : model.layers[1].input_layernorm.weight_D.span<float>()) w *= 1e3f;
+    });
+    EXPECT_TRUE(overflow.starts_with("forward of model.layers.1: ")) << overflow;
+    EXPECT_NE(overflow.find(" with model.layers.1.self_attn.kv_a_proj_with_mqa.weight"), std::string::npos)
+        << overflow;
+    // A gradient that overflows behind a sound forward pass.
+    const std::string gradient = finding([](deepseek::Model& model) {
+      for (float& w : model.layers[0].mlp.down_proj.weight_OI.span<float>()) w *= 3e36f;
+    });
+    EXPECT_TRUE(gradient.starts_with("forward") || gradient.starts_with("backward")) << gradient;
+  }
+}
 
 TEST(Trainer, AveragesEveryStepIncludingTheBalanceBias) {
   register_backends();

@@ -1,5 +1,7 @@
 #include "models/deepseek/training.h"
 
+#include <fmt/format.h>
+
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
@@ -25,6 +27,13 @@ Tensor embed(Exec& exec, const Model& model, const Tensor& ids_T) {
   return x_TD;
 }
 
+void enter(const Exec& exec, const char* direction, size_t layer) {
+  if (exec.finder != nullptr) exec.finder->enter(fmt::format("{} of model.layers.{}", direction, layer));
+}
+void enter(const Exec& exec, const char* place) {
+  if (exec.finder != nullptr) exec.finder->enter(place);
+}
+
 // States after the final norm (entry 0) and after each depth's shared_head_norm.
 std::vector<Tensor> forward_states(Exec& exec, const Model& model, const MicroBatch& batch,
                                    const LayerContext& context, BatchStats& stats, SavedModel& saved) {
@@ -32,17 +41,22 @@ std::vector<Tensor> forward_states(Exec& exec, const Model& model, const MicroBa
   saved.mtp.resize(model.mtp.size());
   RoutingStats no_routing;
   size_t moe_layer = 0;
+  enter(exec, "embedding");
   Tensor x_TD = embed(exec, model, batch.shifted_T[0]);
   for (size_t layer = 0; layer < model.layers.size(); ++layer) {
     const Block& block = model.layers[layer];
+    enter(exec, "forward", layer);
     x_TD = block.forward(exec, x_TD, context, saved.layers[layer],
                          block.is_moe ? stats.routing[moe_layer++] : no_routing);
   }
+  enter(exec, "final norm");
   std::vector<Tensor> states{model.norm.forward(exec, x_TD, saved.norm)};
-  for (size_t depth = 0; depth < model.mtp.size(); ++depth)
+  for (size_t depth = 0; depth < model.mtp.size(); ++depth) {
+    enter(exec, "forward", model.layers.size() + depth);
     states.push_back(model.mtp[depth].forward(exec, states.back(),
                                               embed(exec, model, batch.shifted_T[depth + 1]), context,
                                               saved.mtp[depth], stats.routing[moe_layer++]));
+  }
   return states;
 }
 
@@ -80,6 +94,7 @@ void forward_backward(Exec& exec, const Model& model, const MicroBatch& batch, c
   SavedModel saved;
   const std::vector<Tensor> states = forward_states(exec, model, batch, context, stats, saved);
 
+  enter(exec, "head");
   // The head: losses of every depth, and the gradients of the states.
   std::vector<Tensor> dstates;
   for (size_t depth = 0; depth < states.size(); ++depth) {
@@ -92,6 +107,7 @@ void forward_backward(Exec& exec, const Model& model, const MicroBatch& batch, c
   }
 
   for (size_t depth = model.mtp.size(); depth-- > 0;) {
+    enter(exec, "backward", model.layers.size() + depth);
     MtpModule::Deferred deferred;
     const Tensor dembedding =
         model.mtp[depth].backward_input(exec, dstates[depth + 1], context, scales.balance,
@@ -102,15 +118,18 @@ void forward_backward(Exec& exec, const Model& model, const MicroBatch& batch, c
     dstates.pop_back();
   }
 
+  enter(exec, "backward of the final norm");
   RmsNorm::Deferred norm_deferred;
   Tensor dx_TD = model.norm.backward_input(exec, dstates[0], std::move(saved.norm), norm_deferred);
   model.norm.backward_weight(exec, std::move(norm_deferred), batch.rows, gradients.norm);
   for (size_t layer = model.layers.size(); layer-- > 0;) {
+    enter(exec, "backward", layer);
     Block::Deferred deferred;
     dx_TD = model.layers[layer].backward_input(exec, dx_TD, context, scales.balance,
                                                std::move(saved.layers[layer]), deferred);
     model.layers[layer].backward_weight(exec, context, std::move(deferred), gradients.layers[layer]);
   }
+  enter(exec, "backward of the embedding");
   embedding_backward_weight(exec, dx_TD, batch.shifted_T[0], batch.rows,
                             accumulators_of_use(gradients.embed_tokens_VD, 0, groups));
 }

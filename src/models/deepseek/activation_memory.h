@@ -1,0 +1,27 @@
+// Activation memory: what each kind of layer keeps from its forward pass for its backward pass.
+#pragma once
+
+#include "models/deepseek/mtp.h"
+
+namespace moray::deepseek {
+
+// One kind of thing that is kept, for all rows of a micro-batch together.
+struct KeptItem {
+  std::string kind;
+  int64_t bytes = 0;
+
+  bool operator==(const KeptItem&) const = default;
+};
+using KeptItems = std::vector<KeptItem>;
+int64_t total_bytes(const KeptItems& items);
+
+// What a block keeps of a micro-batch of `rows`, from shapes and precision alone; items of no bytes are left
+// out.
+KeptItems kept_by_block(const ModelConfig&, bool moe, const Precision&, const SampleRows& rows);
+// An MTP module without its block: its norms and projection, and the state that it hands to the head.
+KeptItems kept_by_mtp(const ModelConfig&, const Precision&, const SampleRows& rows);
+
+// What a block has kept, counted: each piece of memory once, under the kind it is met first.
+KeptItems count_kept(const Block::Saved& saved);
+
+}  // namespace moray::deepseek
