@@ -437,11 +437,9 @@ void add_plan(CLI::App& app, Action& action) {
   });
 }
 
-void add_numerics(CLI::App& app, Action& action) {
-  CLI::App* numerics = app.add_subcommand("numerics", "a laboratory of FP8 arithmetic");
-  numerics->require_subcommand(1);
+void add_numerics_products(CLI::App& numerics, Action& action) {
   auto* products = add_command(
-      *numerics, "products", "error of FP8 products on a modelled tensor core, K from 128 to 16384",
+      numerics, "products", "error of FP8 products on a modelled tensor core, K from 128 to 16384",
       "  moray numerics products\n"
       "  moray numerics products --bits 14 --promote-every 0 128 --html products.html\n");
   auto options = std::make_shared<moray::NumericsProductsOptions>();
@@ -459,6 +457,50 @@ void add_numerics(CLI::App& app, Action& action) {
   add_threads(products, options->threads);
   add_json(products, options->json);
   products->callback([=, &action] { action = [=] { return moray::run_numerics_products(*options); }; });
+}
+
+void add_numerics_tensors(CLI::App& numerics, Action& action) {
+  auto* tensors = add_command(
+      numerics, "tensors", "what FP8 loses of a checkpoint's tensors: tile, block and tensor scales, outliers",
+      "  moray numerics tensors runs/tiny\n"
+      "  moray numerics tensors runs/tiny/checkpoints/step-00000100/state/first_moments.safetensors --all\n");
+  auto options = std::make_shared<moray::NumericsTensorsOptions>();
+  tensors->add_option("path", options->path, "model folder, checkpoint, run, or a .safetensors file")->required();
+  tensors->add_option("--worst", options->worst, "tensors with the farthest outliers to show")->capture_default_str();
+  tensors->add_flag("--all", options->all, "list every tensor");
+  add_threads(tensors, options->threads);
+  add_json(tensors, options->json);
+  tensors->callback([=, &action] { action = [=] { return moray::run_numerics_tensors(*options); }; });
+}
+
+void add_numerics_compare(CLI::App& numerics, Action& action) {
+  auto* compare = add_command(
+      numerics, "compare", "two runs of one recipe in different precisions, beside the noise floor",
+      "  moray numerics compare runs/bf16 runs/fp8 --html compare.html\n"
+      "  moray numerics compare runs/bf16 runs/fp8 runs/bf16-perturbed --html compare.html\n");
+  auto options = std::make_shared<moray::NumericsCompareOptions>();
+  compare->add_option("baseline", options->baseline, "run folder, the one in higher precision")->required();
+  compare->add_option("run", options->run, "run folder to hold against it")->required();
+  compare->add_option("floor", options->floor,
+                      "run folder: the baseline again from initial weights one unit in the last place away");
+  compare->add_option("--ema", options->comparison.ema_decay, "decay of the smoothing")->capture_default_str();
+  compare->add_option("--limit", options->comparison.limit, "relative error to stay within")
+      ->capture_default_str();
+  compare
+      ->add_option("--from-step", options->comparison.from_step,
+                   "first step that counts (default: the end of warm-up, where the learning rate is greatest)")
+      ->check(at_least_one());
+  compare->add_option("--html", options->html, "file for a page with charts");
+  add_json(compare, options->json);
+  compare->callback([=, &action] { action = [=] { return moray::run_numerics_compare(*options); }; });
+}
+
+void add_numerics(CLI::App& app, Action& action) {
+  CLI::App* numerics = app.add_subcommand("numerics", "a laboratory of FP8 arithmetic");
+  numerics->require_subcommand(1);
+  add_numerics_products(*numerics, action);
+  add_numerics_tensors(*numerics, action);
+  add_numerics_compare(*numerics, action);
 }
 
 // --help is no error; any other is told in one line.

@@ -31,7 +31,7 @@ const std::map<std::string, std::set<std::string>> kSees = {
     {"models", {"base", "tensor", "runtime", "ops", "nn"}},
     {"train", {"base", "tensor", "runtime", "ops", "nn", "models", "data", "checkpoint", "report"}},
     {"serve", {"base", "tensor", "runtime", "ops", "nn", "models", "data", "checkpoint"}},
-    {"numerics", {"base", "tensor", "runtime", "report"}},
+    {"numerics", {"base", "tensor", "runtime", "ops", "checkpoint", "report"}},
     {"apps",
      {"base", "tensor", "runtime", "ops", "nn", "models", "data", "chat", "checkpoint", "report", "train",
       "serve", "parallel", "plan", "numerics", "backend"}},

@@ -1,4 +1,4 @@
-// Line charts with a logarithmic y axis as SVG text, for pages that need no script.
+// Line charts as SVG text, for pages that need no script.
 #pragma once
 
 #include <string>
@@ -9,14 +9,17 @@ namespace moray {
 
 struct ChartLine {
   std::string name;
-  std::vector<std::pair<double, double>> points;  // ascending in x; y of 0 or less is left out
+  // Ascending in x. What is not finite is left out, on a logarithmic axis also y of 0 or less.
+  std::vector<std::pair<double, double>> points;
 };
 
-// x ticks are the x values of the first line.
+// x ticks are the x values of the first line where these are few, else round numbers. Few points are dots,
+// many are thinned out to what a screen shows.
 struct LineChart {
   std::string title, x_name;
   bool log_x = false;
   std::vector<ChartLine> lines;  // at least one point in all
+  bool log_y = true;
 };
 
 // Names and titles are put in as they are: without <, > and &.
