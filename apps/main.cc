@@ -18,6 +18,7 @@
 #include "apps/plan_command.h"
 #include "apps/plan_schedule_command.h"
 #include "apps/plan_serve_command.h"
+#include "apps/pull_command.h"
 #include "apps/report_command.h"
 #include "apps/tokenizer_command.h"
 #include "apps/train_command.h"
@@ -275,6 +276,24 @@ void add_inspect(CLI::App& app, Action& action) {
   inspect->add_flag("--tensors", options->tensors, "list every tensor");
   add_json(inspect, options->json);
   inspect->callback([=, &action] { action = [=] { return moray::run_inspect(*options); }; });
+}
+
+void add_pull(CLI::App& app, Action& action) {
+  auto* pull = add_command(
+      app, "pull", "download a model folder from a hub; goes on where it was interrupted",
+      "  moray pull deepseek-ai/DeepSeek-V2-Lite\n"
+      "  HF_TOKEN=hf_... moray pull ORG/GATED --revision v1.0 --output models/gated\n"
+      "  HF_ENDPOINT=https://mirror.example moray pull moonshotai/Moonlight-16B-A3B --include README.md\n");
+  auto options = std::make_shared<moray::PullCommandOptions>();
+  pull->add_option("repository", options->pull.repository, "ORG/NAME")->required();
+  pull->add_option("--output", options->output, "the folder to make (default: NAME)");
+  pull->add_option("--revision", options->pull.revision, "branch, tag or commit")->capture_default_str();
+  pull->add_flag("--all", options->pull.all,
+                 "every file (default: safetensors, config, tokenizer, chat template, license)");
+  pull->add_option("--include", options->pull.include, "further files, as a shell pattern; may be repeated");
+  pull->add_option("--connections", options->pull.connections, "files fetched at a time")->capture_default_str();
+  add_json(pull, options->json);
+  pull->callback([=, &action] { action = [=] { return moray::run_pull(*options); }; });
 }
 
 void add_report(CLI::App& app, Action& action) {
@@ -536,6 +555,7 @@ int main(int argc, char** argv) {
   add_generate(app, action);
   add_eval(app, action);
   add_inspect(app, action);
+  add_pull(app, action);
   add_report(app, action);
   add_bench(app, action);
   add_plan(app, action);

@@ -18,6 +18,7 @@ namespace {
 const std::map<std::string, std::set<std::string>> kSees = {
     {"base", {}},
     {"report", {"base"}},
+    {"hub", {"base"}},
     {"data", {"base"}},
     {"chat", {"base", "data"}},
     {"parallel", {"base"}},
@@ -34,7 +35,7 @@ const std::map<std::string, std::set<std::string>> kSees = {
     {"numerics", {"base", "tensor", "runtime", "ops", "checkpoint", "report"}},
     {"apps",
      {"base", "tensor", "runtime", "ops", "nn", "models", "data", "chat", "checkpoint", "report", "train",
-      "serve", "parallel", "plan", "numerics", "backend"}},
+      "serve", "parallel", "plan", "numerics", "hub", "backend"}},
 };
 
 std::string first_folder(const std::string& path) {
