@@ -62,54 +62,64 @@ std::string heading(const Comparison& comparison) {
                      comparison.last_step);
 }
 
+// The same run has the same colour in every chart.
+enum Colour : int { kBaseline = 0, kRun = 1, kFloor = 2, kLimit = 5 };
+
 // Lines from the first counted step on: what came before sets a scale that hides the rest.
 ChartLine curve(const Comparison& comparison, const RunComparison& run, const std::string& name,
-                double (*figure)(const ComparisonStep&)) {
-  ChartLine line{escape_markup(name), {}};
+                Colour colour, double (*figure)(const ComparisonStep&)) {
+  ChartLine line{escape_markup(name), {}, colour};
   for (const ComparisonStep& step : run.steps)
     if (step.step >= comparison.from_step)
       line.points.emplace_back(static_cast<double>(step.tokens), figure(step));
   return line;
 }
 
-void add_chart(Out out, const LineChart& chart, const char* width) {
-  fmt::format_to(out, "<div class=\"card{}\">{}</div>\n", width, line_chart_svg(chart));
+// The floor below the run.
+void add_curves(const Comparison& comparison, double (*figure)(const ComparisonStep&), LineChart& chart) {
+  if (comparison.floor)
+    chart.lines.push_back(
+        curve(comparison, *comparison.floor, comparison.floor->name + " (noise floor)", kFloor, figure));
+  chart.lines.push_back(curve(comparison, comparison.run, comparison.run.name, kRun, figure));
+}
+
+// Across the first line's range.
+ChartLine limit_line(const LineChart& chart, double limit) {
+  const std::vector<std::pair<double, double>>& points = chart.lines[0].points;
+  return {fmt::format("{:+g}%", limit),
+          {{points.front().first, limit}, {points.back().first, limit}},
+          kLimit,
+          true};
 }
 
 LineChart error_chart(const Comparison& comparison) {
-  LineChart chart{"Relative error of the smoothed loss, %", "tokens", false, {}, false};
-  const auto error = [](const ComparisonStep& step) { return 100 * step.error(); };
-  if (comparison.floor)
-    chart.lines.push_back(
-        curve(comparison, *comparison.floor, comparison.floor->name + " (noise floor)", error));
-  chart.lines.push_back(curve(comparison, comparison.run, comparison.run.name, error));
-  const std::vector<std::pair<double, double>> points = chart.lines.back().points;
-  for (double sign : {1.0, -1.0}) {
-    const double limit = sign * 100 * comparison.options.limit;
-    chart.lines.push_back(
-        {fmt::format("{:+g}%", limit), {{points.front().first, limit}, {points.back().first, limit}}});
-  }
+  LineChart chart{"Relative error of the smoothed loss, %", "tokens", false, {}, false, 1280};
+  add_curves(
+      comparison, [](const ComparisonStep& step) { return 100 * step.error(); }, chart);
+  for (double sign : {1.0, -1.0})
+    chart.lines.push_back(limit_line(chart, sign * 100 * comparison.options.limit));
   return chart;
 }
 
 LineChart loss_chart(const Comparison& comparison) {
   LineChart chart{"Smoothed loss, nats a token", "tokens", false, {}, false};
-  chart.lines.push_back(curve(comparison, comparison.run, comparison.baseline,
+  chart.lines.push_back(curve(comparison, comparison.run, comparison.baseline, kBaseline,
                               [](const ComparisonStep& step) { return step.baseline; }));
-  for_runs(comparison, [&](const RunComparison& run, const char*) {
-    chart.lines.push_back(
-        curve(comparison, run, run.name, [](const ComparisonStep& step) { return step.other; }));
-  });
+  add_curves(
+      comparison, [](const ComparisonStep& step) { return step.other; }, chart);
   return chart;
 }
 
 LineChart size_chart(const Comparison& comparison) {
   LineChart chart{"Size of the error, %", "tokens", false, {}, true};
-  const auto size = [](const ComparisonStep& step) { return 100 * std::abs(step.error()); };
-  for_runs(comparison, [&](const RunComparison& run, const char* role) {
-    chart.lines.push_back(curve(comparison, run, fmt::format("{} ({})", run.name, role), size));
-  });
+  add_curves(
+      comparison, [](const ComparisonStep& step) { return 100 * std::abs(step.error()); }, chart);
+  chart.lines.push_back(limit_line(chart, 100 * comparison.options.limit));
   return chart;
+}
+
+void add_chart(Out out, const LineChart& chart, const char* width) {
+  fmt::format_to(out, "<div class=\"card{}\">{}</div>\n", width, line_chart_svg(chart));
 }
 
 void add_tile(Out out, const std::string& value, const std::string& name) {
@@ -175,8 +185,7 @@ std::string comparison_html(const Comparison& comparison) {
                  escape_markup(verdict(comparison)));
   add_tile(out, percent(comparison.run.loss.greatest), "greatest error");
   add_tile(out, percent(comparison.options.limit), "limit");
-  if (comparison.floor)
-    add_tile(out, percent(comparison.floor->loss.greatest), "greatest error of the noise floor");
+  if (comparison.floor) add_tile(out, percent(comparison.floor->loss.greatest), "noise floor's greatest");
   add_tile(out, signed_percent(comparison.run.loss.mean), "mean error, signed");
   add_tile(out, signed_percent(comparison.run.loss.last), "error at the end");
   add_tile(out, short_count(static_cast<double>(comparison.run.steps.back().tokens)), "tokens");

@@ -17,7 +17,7 @@ namespace {
 using Out = std::back_insert_iterator<std::string>;
 
 // Pixels.
-constexpr double kWidth = 640, kLeft = 58, kRight = 26, kTop = 30, kPlot = 260, kAxis = 42, kLegendLine = 18;
+constexpr double kLeft = 58, kRight = 26, kTop = 30, kPlot = 260, kAxis = 42, kLegendLine = 18;
 constexpr size_t kLegendColumns = 3;
 constexpr size_t kMostDots = 40, kMostPoints = 600, kMostGivenTicks = 12;
 // Told apart on light and dark pages, also by the colour-blind.
@@ -87,7 +87,8 @@ class Picture {
         out,
         "<svg viewBox=\"0 0 {:g} {:g}\" width=\"100%\" role=\"img\" font-size=\"12\" fill=\"currentColor\">\n"
         "<title>{}</title>\n<text x=\"0\" y=\"16\" font-size=\"14\" font-weight=\"600\">{}</text>\n",
-        kWidth, kTop + kPlot + kAxis + kLegendLine * static_cast<double>(rows), chart_.title, chart_.title);
+        chart_.width, kTop + kPlot + kAxis + kLegendLine * static_cast<double>(rows), chart_.title,
+        chart_.title);
     add_y_axis(out);
     add_x_axis(out);
     for (size_t i = 0; i < chart_.lines.size(); ++i) add_line(out, i);
@@ -98,7 +99,7 @@ class Picture {
  private:
   double along_x(double x) const { return chart_.log_x ? std::log2(x) : x; }
   double along_y(double y) const { return chart_.log_y ? std::log10(y) : y; }
-  double at_x(double x) const { return kLeft + x_.share(along_x(x)) * (kWidth - kLeft - kRight); }
+  double at_x(double x) const { return kLeft + x_.share(along_x(x)) * (chart_.width - kLeft - kRight); }
   double at_y(double along) const { return kTop + kPlot * (1 - y_.share(along)); }
 
   void add_y_axis(Out out) const {
@@ -106,16 +107,18 @@ class Picture {
       fmt::format_to(out,
                      "<path d=\"M{:g} {:.1f}H{:g}\" stroke=\"currentColor\" opacity=\"0.15\"/>\n"
                      "<text x=\"{:g}\" y=\"{:.1f}\" text-anchor=\"end\">{}{:.6g}</text>\n",
-                     kLeft, at_y(tick), kWidth - kRight, kLeft - 6, at_y(tick) + 4, chart_.log_y ? "1e" : "",
-                     tick);
+                     kLeft, at_y(tick), chart_.width - kRight, kLeft - 6, at_y(tick) + 4,
+                     chart_.log_y ? "1e" : "", tick);
   }
 
   void add_x_axis(Out out) const {
-    for (double x : x_ticks())
+    const std::vector<double> ticks = x_ticks();
+    const bool large = !ticks.empty() && ticks.back() >= 1e5;
+    for (double x : ticks)
       fmt::format_to(out, "<text x=\"{:.1f}\" y=\"{:g}\" text-anchor=\"middle\">{}</text>\n", at_x(x),
-                     kTop + kPlot + 16, x >= 1e5 ? short_count(x) : fmt::format("{:g}", x));
+                     kTop + kPlot + 16, large ? short_count(x) : fmt::format("{:g}", x));
     fmt::format_to(out, "<text x=\"{:g}\" y=\"{:g}\" text-anchor=\"middle\">{}</text>\n",
-                   (kLeft + kWidth) / 2, kTop + kPlot + 32, chart_.x_name);
+                   (kLeft + chart_.width) / 2, kTop + kPlot + 32, chart_.x_name);
   }
 
   std::vector<double> x_ticks() const {
@@ -127,26 +130,29 @@ class Picture {
   }
 
   void add_line(Out out, size_t index) const {
-    const std::string& name = chart_.lines[index].name;
-    const char* colour = kColours[index % kColours.size()];
+    const ChartLine& line = chart_.lines[index];
+    const std::string& name = line.name;
+    const size_t place = line.colour < 0 ? index : static_cast<size_t>(line.colour);
+    const char* colour = kColours[place % kColours.size()];
     std::string path, dots;
     for (const auto& [x, y] : lines_[index]) {
       const double left = at_x(x), top = at_y(along_y(y));
       path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", left, top);
-      if (lines_[index].size() <= kMostDots)
+      if (lines_[index].size() <= kMostDots && !line.mark)
         dots += fmt::format(
             "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"><title>{}: {:g}, {:.3g}</title></circle>", left, top,
             name, x, y);
     }
     const double left =
-        kLeft + static_cast<double>(index % kLegendColumns) * (kWidth - kLeft) / kLegendColumns;
+        kLeft + static_cast<double>(index % kLegendColumns) * (chart_.width - kLeft) / kLegendColumns;
     const double top =
         kTop + kPlot + kAxis + kLegendLine * (static_cast<double>(index / kLegendColumns) + 0.5);
     fmt::format_to(out,
-                   "<g fill=\"{0}\"><path d=\"{1}\" fill=\"none\" stroke=\"{0}\" stroke-width=\"{8}\"/>{2}"
+                   "<g fill=\"{0}\"><path d=\"{1}\" fill=\"none\" stroke=\"{0}\" stroke-width=\"{8}\"{9}/>{2}"
                    "<rect x=\"{3:.1f}\" y=\"{4:.1f}\" width=\"14\" height=\"3\"/></g>"
                    "<text x=\"{5:.1f}\" y=\"{6:.1f}\">{7}</text>\n",
-                   colour, path, dots, left, top - 5, left + 20, top, name, dots.empty() ? 1.3 : 2);
+                   colour, path, dots, left, top - 5, left + 20, top, name, dots.empty() ? 1.3 : 2,
+                   line.mark ? " stroke-dasharray=\"6 4\"" : "");
   }
 
   const LineChart& chart_;
