@@ -496,7 +496,8 @@ void add_numerics_compare(CLI::App& numerics, Action& action) {
   auto* compare = add_command(
       numerics, "compare", "two runs of one recipe in different precisions, beside the noise floor",
       "  moray numerics compare runs/bf16 runs/fp8 --html compare.html\n"
-      "  moray numerics compare runs/bf16 runs/fp8 runs/bf16-perturbed --html compare.html\n");
+      "  moray numerics compare runs/bf16 runs/fp8 runs/bf16-perturbed --html compare.html\n"
+      "  moray numerics compare runs/bf16 runs/fp8 --gradients\n");
   auto options = std::make_shared<moray::NumericsCompareOptions>();
   compare->add_option("baseline", options->baseline, "run folder, the one in higher precision")->required();
   compare->add_option("run", options->run, "run folder to hold against it")->required();
@@ -509,7 +510,11 @@ void add_numerics_compare(CLI::App& numerics, Action& action) {
       ->add_option("--from-step", options->comparison.from_step,
                    "first step that counts (default: the end of warm-up, where the learning rate is greatest)")
       ->check(at_least_one());
+  compare->add_flag("--gradients", options->gradients,
+                    "also the gradients of one batch at the baseline's newest checkpoint, layer by layer");
+  compare->add_option("--samples", options->samples, "of that batch")->capture_default_str();
   compare->add_option("--html", options->html, "file for a page with charts");
+  add_threads(compare, options->threads);
   add_json(compare, options->json);
   compare->callback([=, &action] { action = [=] { return moray::run_numerics_compare(*options); }; });
 }

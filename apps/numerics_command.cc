@@ -7,6 +7,8 @@
 #include "apps/model_argument.h"
 #include "base/error.h"
 #include "base/files.h"
+#include "data/dataset.h"
+#include "numerics/gradients.h"
 #include "numerics/tensors.h"
 #include "report/progress.h"
 
@@ -89,6 +91,46 @@ Json to_json(const numerics::Comparison& comparison) {
           {"floor", comparison.floor ? to_json(*comparison.floor) : Json(nullptr)}};
 }
 
+Json to_json(const numerics::GradientRow& row) {
+  const auto angle = [](const std::optional<numerics::GradientAngle>& of) {
+    return of ? Json{{"cosine", of->cosine()}, {"relative_length", of->relative_length()}} : Json(nullptr);
+  };
+  return {{"name", row.name},
+          {"runs", angle(row.runs)},
+          {"f32_and_baseline", angle(row.baseline_f32)},
+          {"f32_and_run", angle(row.run_f32)}};
+}
+
+Json to_json(const numerics::GradientComparison& comparison) {
+  Json json{{"step", comparison.step}, {"samples", comparison.samples},  {"baseline", comparison.baseline},
+            {"run", comparison.run},   {"all", to_json(comparison.all)}, {"layers", Json::array()},
+            {"kinds", Json::array()}};
+  for (const numerics::GradientRow& row : comparison.layers) json["layers"].push_back(to_json(row));
+  for (const numerics::GradientRow& row : comparison.kinds) json["kinds"].push_back(to_json(row));
+  return json;
+}
+
+Recipe recipe_of_run(const fs::path& run) {
+  Config config = Config::read(run / "recipe.toml");
+  return Recipe::from_config(config);
+}
+
+// With the baseline's dataset, which both trained on.
+numerics::GradientComparison compare_gradients(const NumericsCompareOptions& options) {
+  if (options.samples < 1) fail("--samples is {}, expected 1 or more", options.samples);
+  const Recipe baseline = recipe_of_run(options.baseline), run = recipe_of_run(options.run);
+  const auto newest = latest_checkpoint(fs::path(options.baseline) / "checkpoints");
+  if (!newest) fail("{}: has no checkpoint, whose weights --gradients needs", options.baseline);
+  const Dataset dataset = Dataset::open(baseline.data.dataset, baseline.train.seed);
+  const int64_t length = baseline.train.sequence_length;
+  const SampleSource source = [&](uint64_t n, std::span<int32_t> tokens, std::span<int32_t> starts) {
+    dataset.sample(n, length, static_cast<int64_t>(tokens.size()) - length, tokens, starts);
+  };
+  Workplace workplace(options.threads);
+  return numerics::compare_gradients(workplace.exec, open_checkpoint(*newest), baseline, run, source,
+                                     options.samples);
+}
+
 }  // namespace
 
 int run_numerics_products(const NumericsProductsOptions& options) {
@@ -141,11 +183,20 @@ int run_numerics_compare(const NumericsCompareOptions& options) {
   if (!options.floor.empty()) floor = read_run(options.floor);
   const numerics::Comparison comparison =
       numerics::compare_runs(baseline, run, floor ? &*floor : nullptr, comparison_options);
-  if (!options.html.empty()) write_file_atomically(options.html, numerics::comparison_html(comparison));
-  if (options.json)
-    fmt::print("{}\n", to_json(comparison).dump());
-  else
+  std::optional<numerics::GradientComparison> gradients;
+  if (options.gradients) gradients = compare_gradients(options);
+  if (!options.html.empty())
+    write_file_atomically(
+        options.html,
+        numerics::comparison_html(comparison, gradients ? numerics::gradients_html(*gradients) : ""));
+  if (options.json) {
+    Json json = to_json(comparison);
+    if (gradients) json["gradients"] = to_json(*gradients);
+    fmt::print("{}\n", json.dump());
+  } else {
     fmt::print("{}", numerics::comparison_table(comparison));
+    if (gradients) fmt::print("\n{}", numerics::gradients_table(*gradients));
+  }
   return 0;
 }
 

@@ -29,7 +29,10 @@ int run_numerics_tensors(const NumericsTensorsOptions&);
 struct NumericsCompareOptions {
   std::string baseline, run, floor;  // run folders; floor may be empty
   numerics::ComparisonOptions comparison;
-  std::string html;  // a page with charts; empty: none
+  std::string html;        // a page with charts; empty: none
+  bool gradients = false;  // also of one batch at the baseline's newest checkpoint, layer by layer
+  int64_t samples = 8;     // of that batch
+  int threads = 0;
   bool json = false;
 };
 int run_numerics_compare(const NumericsCompareOptions&);

@@ -59,6 +59,7 @@ Comparison compare_runs(const RunRecord& baseline, const RunRecord& run, const R
                         const ComparisonOptions& options);
 
 std::string comparison_table(const Comparison& comparison);
-std::string comparison_html(const Comparison& comparison);
+// A self-contained page; `further` is HTML at its end.
+std::string comparison_html(const Comparison& comparison, const std::string& further = {});
 
 }  // namespace moray::numerics

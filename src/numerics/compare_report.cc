@@ -84,20 +84,18 @@ void add_curves(const Comparison& comparison, double (*figure)(const ComparisonS
 }
 
 // Across the first line's range.
-ChartLine limit_line(const LineChart& chart, double limit) {
+ChartLine limit_line(const LineChart& chart, double limit, const std::string& name) {
   const std::vector<std::pair<double, double>>& points = chart.lines[0].points;
-  return {fmt::format("{:+g}%", limit),
-          {{points.front().first, limit}, {points.back().first, limit}},
-          kLimit,
-          true};
+  return {name, {{points.front().first, limit}, {points.back().first, limit}}, kLimit, true};
 }
 
 LineChart error_chart(const Comparison& comparison) {
   LineChart chart{"Relative error of the smoothed loss, %", "tokens", false, {}, false, 1280};
   add_curves(
       comparison, [](const ComparisonStep& step) { return 100 * step.error(); }, chart);
-  for (double sign : {1.0, -1.0})
-    chart.lines.push_back(limit_line(chart, sign * 100 * comparison.options.limit));
+  const double limit = 100 * comparison.options.limit;
+  chart.lines.push_back(limit_line(chart, limit, fmt::format("limit ±{:g}%", limit)));
+  chart.lines.push_back(limit_line(chart, -limit, ""));
   return chart;
 }
 
@@ -114,7 +112,8 @@ LineChart size_chart(const Comparison& comparison) {
   LineChart chart{"Size of the error, %", "tokens", false, {}, true};
   add_curves(
       comparison, [](const ComparisonStep& step) { return 100 * std::abs(step.error()); }, chart);
-  chart.lines.push_back(limit_line(chart, 100 * comparison.options.limit));
+  const double limit = 100 * comparison.options.limit;
+  chart.lines.push_back(limit_line(chart, limit, fmt::format("limit {:g}%", limit)));
   return chart;
 }
 
@@ -172,7 +171,7 @@ std::string comparison_table(const Comparison& comparison) {
   return text;
 }
 
-std::string comparison_html(const Comparison& comparison) {
+std::string comparison_html(const Comparison& comparison, const std::string& further) {
   const std::string title = fmt::format("{} against {}", comparison.run.name, comparison.baseline);
   std::string html;
   Out out(html);
@@ -195,7 +194,7 @@ std::string comparison_html(const Comparison& comparison) {
   add_chart(out, size_chart(comparison), "");
   fmt::format_to(out, "</div>\n<h2>Figures</h2>\n");
   add_rows(out, comparison);
-  fmt::format_to(out, "</body>\n</html>\n");
+  fmt::format_to(out, "{}</body>\n</html>\n", further);
   return html;
 }
 

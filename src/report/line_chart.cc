@@ -80,7 +80,9 @@ class Picture {
   }
 
   std::string svg() const {
-    const size_t rows = (chart_.lines.size() + kLegendColumns - 1) / kLegendColumns;
+    const auto named = static_cast<size_t>(std::count_if(
+        chart_.lines.begin(), chart_.lines.end(), [](const ChartLine& line) { return !line.name.empty(); }));
+    const size_t rows = (named + kLegendColumns - 1) / kLegendColumns;
     std::string text;
     Out out(text);
     fmt::format_to(
@@ -143,16 +145,22 @@ class Picture {
             "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"><title>{}: {:g}, {:.3g}</title></circle>", left, top,
             name, x, y);
     }
+    fmt::format_to(
+        out,
+        "<g fill=\"{0}\"><path d=\"{1}\" fill=\"none\" stroke=\"{0}\" stroke-width=\"{3}\"{4}/>{2}</g>\n",
+        colour, path, dots, dots.empty() ? 1.3 : 2, line.mark ? " stroke-dasharray=\"6 4\"" : "");
+    if (!name.empty()) add_legend(out, index, colour, name);
+  }
+
+  void add_legend(Out out, size_t index, const char* colour, const std::string& name) const {
     const double left =
         kLeft + static_cast<double>(index % kLegendColumns) * (chart_.width - kLeft) / kLegendColumns;
     const double top =
         kTop + kPlot + kAxis + kLegendLine * (static_cast<double>(index / kLegendColumns) + 0.5);
     fmt::format_to(out,
-                   "<g fill=\"{0}\"><path d=\"{1}\" fill=\"none\" stroke=\"{0}\" stroke-width=\"{8}\"{9}/>{2}"
-                   "<rect x=\"{3:.1f}\" y=\"{4:.1f}\" width=\"14\" height=\"3\"/></g>"
-                   "<text x=\"{5:.1f}\" y=\"{6:.1f}\">{7}</text>\n",
-                   colour, path, dots, left, top - 5, left + 20, top, name, dots.empty() ? 1.3 : 2,
-                   line.mark ? " stroke-dasharray=\"6 4\"" : "");
+                   "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"14\" height=\"3\" fill=\"{}\"/>"
+                   "<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
+                   left, top - 5, colour, left + 20, top, name);
   }
 
   const LineChart& chart_;

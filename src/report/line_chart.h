@@ -8,7 +8,7 @@
 namespace moray {
 
 struct ChartLine {
-  std::string name;
+  std::string name;  // "" keeps the line out of the legend: give such lines last
   // Ascending in x. What is not finite is left out, on a logarithmic axis also y of 0 or less.
   std::vector<std::pair<double, double>> points;
   int colour = -1;    // place in the palette; -1: the line's place in the chart
