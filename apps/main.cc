@@ -18,6 +18,7 @@
 #include "apps/plan_command.h"
 #include "apps/plan_schedule_command.h"
 #include "apps/plan_serve_command.h"
+#include "apps/pull_command.h"
 #include "apps/report_command.h"
 #include "apps/tokenizer_command.h"
 #include "apps/train_command.h"
@@ -279,6 +280,24 @@ void add_inspect(CLI::App& app, Action& action) {
   inspect->callback([=, &action] { action = [=] { return moray::run_inspect(*options); }; });
 }
 
+void add_pull(CLI::App& app, Action& action) {
+  auto* pull = add_command(
+      app, "pull", "download a model folder from a hub; goes on where it was interrupted",
+      "  moray pull deepseek-ai/DeepSeek-V2-Lite\n"
+      "  HF_TOKEN=hf_... moray pull ORG/GATED --revision v1.0 --output models/gated\n"
+      "  HF_ENDPOINT=https://mirror.example moray pull moonshotai/Moonlight-16B-A3B --include README.md\n");
+  auto options = std::make_shared<moray::PullCommandOptions>();
+  pull->add_option("repository", options->pull.repository, "ORG/NAME")->required();
+  pull->add_option("--output", options->output, "the folder to make (default: NAME)");
+  pull->add_option("--revision", options->pull.revision, "branch, tag or commit")->capture_default_str();
+  pull->add_flag("--all", options->pull.all,
+                 "every file (default: safetensors, config, tokenizer, chat template, license)");
+  pull->add_option("--include", options->pull.include, "further files, as a shell pattern; may be repeated");
+  pull->add_option("--connections", options->pull.connections, "files fetched at a time")->capture_default_str();
+  add_json(pull, options->json);
+  pull->callback([=, &action] { action = [=] { return moray::run_pull(*options); }; });
+}
+
 void add_report(CLI::App& app, Action& action) {
   auto* report =
       add_command(app, "report", "one HTML page of a run, or of several side by side",
@@ -439,11 +458,9 @@ void add_plan(CLI::App& app, Action& action) {
   });
 }
 
-void add_numerics(CLI::App& app, Action& action) {
-  CLI::App* numerics = app.add_subcommand("numerics", "a laboratory of FP8 arithmetic");
-  numerics->require_subcommand(1);
+void add_numerics_products(CLI::App& numerics, Action& action) {
   auto* products = add_command(
-      *numerics, "products", "error of FP8 products on a modelled tensor core, K from 128 to 16384",
+      numerics, "products", "error of FP8 products on a modelled tensor core, K from 128 to 16384",
       "  moray numerics products\n"
       "  moray numerics products --bits 14 --promote-every 0 128 --html products.html\n");
   auto options = std::make_shared<moray::NumericsProductsOptions>();
@@ -461,6 +478,55 @@ void add_numerics(CLI::App& app, Action& action) {
   add_threads(products, options->threads);
   add_json(products, options->json);
   products->callback([=, &action] { action = [=] { return moray::run_numerics_products(*options); }; });
+}
+
+void add_numerics_tensors(CLI::App& numerics, Action& action) {
+  auto* tensors = add_command(
+      numerics, "tensors", "what FP8 loses of a checkpoint's tensors: tile, block and tensor scales, outliers",
+      "  moray numerics tensors runs/tiny\n"
+      "  moray numerics tensors runs/tiny/checkpoints/step-00000100/state/first_moments.safetensors --all\n");
+  auto options = std::make_shared<moray::NumericsTensorsOptions>();
+  tensors->add_option("path", options->path, "model folder, checkpoint, run, or a .safetensors file")->required();
+  tensors->add_option("--worst", options->worst, "tensors with the farthest outliers to show")->capture_default_str();
+  tensors->add_flag("--all", options->all, "list every tensor");
+  add_threads(tensors, options->threads);
+  add_json(tensors, options->json);
+  tensors->callback([=, &action] { action = [=] { return moray::run_numerics_tensors(*options); }; });
+}
+
+void add_numerics_compare(CLI::App& numerics, Action& action) {
+  auto* compare = add_command(
+      numerics, "compare", "two runs of one recipe in different precisions, beside the noise floor",
+      "  moray numerics compare runs/bf16 runs/fp8 --html compare.html\n"
+      "  moray numerics compare runs/bf16 runs/fp8 runs/bf16-perturbed --html compare.html\n"
+      "  moray numerics compare runs/bf16 runs/fp8 --gradients\n");
+  auto options = std::make_shared<moray::NumericsCompareOptions>();
+  compare->add_option("baseline", options->baseline, "run folder, the one in higher precision")->required();
+  compare->add_option("run", options->run, "run folder to hold against it")->required();
+  compare->add_option("floor", options->floor,
+                      "run folder: the baseline again from initial weights one unit in the last place away");
+  compare->add_option("--ema", options->comparison.ema_decay, "decay of the smoothing")->capture_default_str();
+  compare->add_option("--limit", options->comparison.limit, "relative error to stay within")
+      ->capture_default_str();
+  compare
+      ->add_option("--from-step", options->comparison.from_step,
+                   "first step that counts (default: the end of warm-up, where the learning rate is greatest)")
+      ->check(at_least_one());
+  compare->add_flag("--gradients", options->gradients,
+                    "also the gradients of one batch at the baseline's newest checkpoint, layer by layer");
+  compare->add_option("--samples", options->samples, "of that batch")->capture_default_str();
+  compare->add_option("--html", options->html, "file for a page with charts");
+  add_threads(compare, options->threads);
+  add_json(compare, options->json);
+  compare->callback([=, &action] { action = [=] { return moray::run_numerics_compare(*options); }; });
+}
+
+void add_numerics(CLI::App& app, Action& action) {
+  CLI::App* numerics = app.add_subcommand("numerics", "a laboratory of FP8 arithmetic");
+  numerics->require_subcommand(1);
+  add_numerics_products(*numerics, action);
+  add_numerics_tensors(*numerics, action);
+  add_numerics_compare(*numerics, action);
 }
 
 // --help is no error; any other is told in one line.
@@ -496,6 +562,7 @@ int main(int argc, char** argv) {
   add_generate(app, action);
   add_eval(app, action);
   add_inspect(app, action);
+  add_pull(app, action);
   add_report(app, action);
   add_bench(app, action);
   add_plan(app, action);

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "numerics/compare.h"
 #include "numerics/products.h"
 
 namespace moray {
@@ -15,5 +16,25 @@ struct NumericsProductsOptions {
   bool json = false;
 };
 int run_numerics_products(const NumericsProductsOptions&);
+
+struct NumericsTensorsOptions {
+  std::string path;  // model folder, checkpoint, run, or a safetensors file
+  int worst = 8;
+  bool all = false;
+  int threads = 0;
+  bool json = false;
+};
+int run_numerics_tensors(const NumericsTensorsOptions&);
+
+struct NumericsCompareOptions {
+  std::string baseline, run, floor;  // run folders; floor may be empty
+  numerics::ComparisonOptions comparison;
+  std::string html;        // a page with charts; empty: none
+  bool gradients = false;  // also of one batch at the baseline's newest checkpoint, layer by layer
+  int64_t samples = 8;     // of that batch
+  int threads = 0;
+  bool json = false;
+};
+int run_numerics_compare(const NumericsCompareOptions&);
 
 }  // namespace moray

@@ -8,6 +8,7 @@ find_package(GTest REQUIRED)
 
 option(MORAY_ASAN "AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
 option(MORAY_TSAN "ThreadSanitizer" OFF)
+option(MORAY_FUZZ "libFuzzer targets of tests/fuzz, with AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
 set(moray_test_suffix "")  # tells a test's builds apart in one summary
 if(MORAY_ASAN)
   set(moray_test_suffix ".asan")
@@ -24,6 +25,12 @@ target_include_directories(moray_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
 target_link_libraries(moray_flags INTERFACE Threads::Threads)
 if(MORAY_ASAN)
   target_compile_options(moray_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(moray_flags INTERFACE -fsanitize=address,undefined)
+endif()
+if(MORAY_FUZZ)
+  # The tests are another compiler's business, and so are its warnings.
+  target_compile_options(moray_flags INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+    -fno-omit-frame-pointer -Wno-error)
   target_link_options(moray_flags INTERFACE -fsanitize=address,undefined)
 endif()
 if(MORAY_TSAN)

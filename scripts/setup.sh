@@ -6,7 +6,7 @@ set -euo pipefail
 PACKAGES=(
   cmake ninja-build g++ pkg-config
   libhwy-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libcli11-dev libtomlplusplus-dev
-  libpcre2-dev libutf8proc-dev libxxhash-dev libzstd-dev zlib1g-dev liblzma-dev libgtest-dev libjs-dygraphs
+  libcurl4-openssl-dev libssl-dev libpcre2-dev libutf8proc-dev libxxhash-dev libzstd-dev zlib1g-dev liblzma-dev libgtest-dev libjs-dygraphs
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -18,6 +18,7 @@ namespace {
 const std::map<std::string, std::set<std::string>> kSees = {
     {"base", {}},
     {"report", {"base"}},
+    {"hub", {"base"}},
     {"data", {"base"}},
     {"chat", {"base", "data"}},
     {"parallel", {"base"}},
@@ -31,10 +32,11 @@ const std::map<std::string, std::set<std::string>> kSees = {
     {"models", {"base", "tensor", "runtime", "ops", "nn"}},
     {"train", {"base", "tensor", "runtime", "ops", "nn", "models", "data", "checkpoint", "report"}},
     {"serve", {"base", "tensor", "runtime", "ops", "nn", "models", "data", "checkpoint"}},
-    {"numerics", {"base", "tensor", "runtime", "report"}},
+    {"numerics",
+     {"base", "tensor", "runtime", "ops", "nn", "models", "data", "checkpoint", "report", "train"}},
     {"apps",
      {"base", "tensor", "runtime", "ops", "nn", "models", "data", "chat", "checkpoint", "report", "train",
-      "serve", "parallel", "plan", "numerics", "backend"}},
+      "serve", "parallel", "plan", "numerics", "hub", "backend"}},
 };
 
 std::string first_folder(const std::string& path) {

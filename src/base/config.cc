@@ -119,19 +119,20 @@ std::string one_line(std::string_view text) {
 
 // The resolved recipe's sections as a tree, children in the order they were first asked for.
 struct Section {
+  std::string name;  // the last part
   std::vector<std::pair<std::string, std::string>> values;
-  std::vector<std::pair<std::string, Section>> children;
+  std::vector<Section> children;
 
-  Section& open(std::string_view name) {
-    for (auto& [child_name, section] : children) {
-      if (child_name == name) return section;
+  Section& open(std::string_view child_name) {
+    for (Section& child : children) {
+      if (child.name == child_name) return child;
     }
-    return children.emplace_back(name, Section{}).second;
+    return children.emplace_back(Section{std::string(child_name), {}, {}});
   }
 
   bool is_array() const {
     return !children.empty() && std::all_of(children.begin(), children.end(),
-                                            [](const auto& c) { return index_of(c.first).has_value(); });
+                                            [](const Section& c) { return index_of(c.name).has_value(); });
   }
 
   void write(const std::string& path, bool is_element, std::string& out) const {
@@ -140,15 +141,15 @@ struct Section {
     } else if (!values.empty() && !path.empty()) {
       out += fmt::format("\n[{}]\n", path);
     }
-    for (const auto& [name, text] : values) out += fmt::format("{} = {}\n", name, text);
-    for (const auto& [name, section] : children) {
-      const std::string child_path = joined(path, name);
-      if (!section.is_array()) {
-        section.write(child_path, false, out);
+    for (const auto& [key, text] : values) out += fmt::format("{} = {}\n", key, text);
+    for (const Section& child : children) {
+      const std::string child_path = joined(path, child.name);
+      if (!child.is_array()) {
+        child.write(child_path, false, out);
         continue;
       }
       std::map<size_t, const Section*> elements;
-      for (const auto& [number, element] : section.children) elements[*index_of(number)] = &element;
+      for (const Section& element : child.children) elements[*index_of(element.name)] = &element;
       for (const auto& [number, element] : elements) element->write(child_path, true, out);
     }
   }

@@ -1,0 +1,264 @@
+#include "hub/pull.h"
+
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "hub/download.h"
+
+namespace moray::hub {
+
+namespace {
+
+constexpr const char* kRecordFile = ".moray-pull.json";
+
+bool matches(const std::string& pattern, const std::string& path) {
+  return ::fnmatch(pattern.c_str(), path.c_str(), 0) == 0;
+}
+
+std::vector<RemoteFile> selected(const Repository& repository, const PullOptions& options) {
+  std::vector<RemoteFile> files;
+  for (const RemoteFile& file : repository.files) {
+    const auto included = [&](const std::string& pattern) { return matches(pattern, file.path); };
+    if (options.all || is_needed(file.path) ||
+        std::any_of(options.include.begin(), options.include.end(), included))
+      files.push_back(file);
+  }
+  for (const std::string& pattern : options.include)
+    if (std::none_of(files.begin(), files.end(),
+                     [&](const RemoteFile& file) { return matches(pattern, file.path); }))
+      fail("{}: no file matches '{}'", repository.name, pattern);
+  const auto is_ours = [](const RemoteFile& file) {
+    return file.path == kRecordFile || file.path.ends_with(kPartSuffix) || file.path == ".lock";
+  };
+  if (const auto ours = std::find_if(files.begin(), files.end(), is_ours); ours != files.end())
+    fail("{}: '{}' is a name that pulling needs for itself", repository.name, ours->path);
+  if (files.empty())
+    fail("{}: holds no file of a model folder (config.json, *.safetensors, tokenizer.json)", repository.name);
+  return files;
+}
+
+uint64_t total_bytes(const std::vector<RemoteFile>& files) {
+  uint64_t total = 0;
+  for (const RemoteFile& file : files) total += file.size;
+  return total;
+}
+
+// What a folder is to hold.
+struct Record {
+  std::string repository, commit;
+  std::vector<RemoteFile> files;
+
+  const RemoteFile* find(const std::string& path) const {
+    const auto found =
+        std::find_if(files.begin(), files.end(), [&](const RemoteFile& f) { return f.path == path; });
+    return found == files.end() ? nullptr : &*found;
+  }
+};
+
+void write_record(const fs::path& folder, const Hub& hub, const Record& record) {
+  nlohmann::ordered_json json{
+      {"endpoint", hub.endpoint}, {"repository", record.repository}, {"commit", record.commit}};
+  json["files"] = nlohmann::ordered_json::array();
+  for (const RemoteFile& file : record.files)
+    json["files"].push_back({{"path", file.path}, {"size", file.size}, {"digest", file.digest.hex}});
+  write_file_atomically(folder / kRecordFile, json.dump(2) + "\n");
+}
+
+// Empty when there is none, or none that can be read.
+Record read_record(const fs::path& folder) {
+  const fs::path path = folder / kRecordFile;
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return {};
+  try {
+    const nlohmann::json json = parse_json(read_file(path), path.string());
+    Record record{
+        json_string(json, "repository", path.string()), json_string(json, "commit", path.string()), {}};
+    for (const nlohmann::json& entry : json_array(json, "files", path.string()))
+      record.files.push_back({json_string(entry, "path", path.string()),
+                              static_cast<uint64_t>(json_integer(entry, "size", path.string())),
+                              {json_string(entry, "digest", path.string())}});
+    for (const RemoteFile& file : record.files)
+      if (!path_objection(file.path).empty()) return {};
+    return record;
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+bool has_file(const fs::path& folder, const RemoteFile& file) {
+  const fs::path path = folder / file.path;
+  std::error_code error;
+  return fs::is_regular_file(fs::symlink_status(path, error)) && fs::file_size(path, error) == file.size &&
+         !error;
+}
+
+// Nobody else pulls into the folder while this lives.
+class Lock {
+ public:
+  explicit Lock(const fs::path& folder) : path_(folder / ".lock") {
+    fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (fd_ < 0) fail("{}: cannot create: {}", path_.string(), std::strerror(errno));
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      ::close(fd_);
+      fail("{}: another pull is at work in this folder", folder.string());
+    }
+  }
+  ~Lock() { ::close(fd_); }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+  void remove() const { ::unlink(path_.c_str()); }
+
+ private:
+  fs::path path_;
+  int fd_ = -1;
+};
+
+// Makes the folder of a pull under way hold nothing but what is wanted: files and parts of an earlier pull
+// stay where their digest is the same in both records. Nothing is touched that no pull has put there.
+void keep_what_is_wanted(const fs::path& folder, const Record& now) {
+  const Record before = read_record(folder);
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+    if (before.commit.empty() && entry.path().filename() != ".lock")
+      fail("{}: exists and is not the work of a pull; remove it, or choose another folder with --output",
+           folder.string());
+  for (const RemoteFile& old : before.files) {
+    const RemoteFile* wanted = now.find(old.path);
+    if (wanted != nullptr && wanted->size == old.size && wanted->digest.hex == old.digest.hex) continue;
+    for (const fs::path& path : {folder / old.path, folder / (old.path + kPartSuffix)}) {
+      std::error_code error;
+      if (!fs::remove(path, error) && error) fail("{}: cannot remove: {}", path.string(), error.message());
+    }
+  }
+}
+
+uint64_t bytes_to_fetch(const fs::path& folder, const std::vector<RemoteFile>& missing) {
+  uint64_t bytes = total_bytes(missing);
+  for (const RemoteFile& file : missing) {
+    std::error_code error;
+    const uintmax_t there = fs::file_size(folder / (file.path + kPartSuffix), error);
+    if (!error && there <= file.size) bytes -= there;
+  }
+  return bytes;
+}
+
+void expect_room(const fs::path& folder, uint64_t bytes) {
+  std::error_code error;
+  const fs::space_info space = fs::space(folder, error);
+  if (!error && space.available < bytes)
+    fail("{}: {:.1f} GB are to come, but the disk has room for {:.1f} GB", folder.string(),
+         static_cast<double>(bytes) / 1e9, static_cast<double>(space.available) / 1e9);
+}
+
+// Fetches the files, several at a time; the first error of any ends all.
+void fetch(const Hub& hub, const Repository& repository, const fs::path& folder,
+           const std::vector<RemoteFile>& missing, int connections,
+           const std::function<void(int64_t)>& advanced) {
+  DownloadContext context{hub, repository, folder, advanced};
+  std::atomic<size_t> next = 0;
+  std::mutex mutex;
+  std::exception_ptr failure;
+  const auto work = [&] {
+    try {
+      HttpClient http;
+      for (size_t i = next++; i < missing.size() && !context.stop; i = next++)
+        download(http, context, missing[i]);
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      if (!failure) failure = std::current_exception();
+      context.stop = true;
+    }
+  };
+  std::vector<std::thread> workers;
+  const size_t count = std::min(static_cast<size_t>(connections), missing.size());
+  for (size_t i = 0; i < count; ++i) workers.emplace_back(work);
+  for (std::thread& worker : workers) worker.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+// Whether the output is there already, whole. Throws Error when something else is in its place.
+bool is_complete(const fs::path& output, const Record& wanted) {
+  std::error_code ignored;
+  if (!fs::exists(fs::symlink_status(output, ignored))) return false;
+  const Record record = read_record(output);
+  if (record.repository != wanted.repository || record.commit != wanted.commit)
+    fail("{}: exists and is {}; remove it, or choose another folder with --output", output.string(),
+         record.commit.empty()
+             ? "not the work of a pull"
+             : fmt::format("{} at commit {}", record.repository, record.commit.substr(0, 12)));
+  for (const RemoteFile& file : wanted.files)
+    if (!has_file(output, file))
+      fail(
+          "{}: exists, but lacks {}, or has another size of it; remove it, or choose another folder with "
+          "--output",
+          output.string(), file.path);
+  return true;
+}
+
+void create_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) fail("{}: cannot create the folder: {}", folder.string(), error.message());
+}
+
+}  // namespace
+
+bool is_needed(const std::string& path) {
+  if (path.find('/') != std::string::npos) return false;
+  for (const char* pattern :
+       {"config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+        "vocab.json", "merges.txt", "tiktoken.model", "*.tiktoken", "tokenizer.model", "chat_template.*",
+        "LICENSE*"})
+    if (matches(pattern, path)) return true;
+  return false;
+}
+
+PullSummary pull(const Hub& hub, const PullOptions& options,
+                 const std::function<void(uint64_t, uint64_t)>& progress) {
+  HttpClient http;
+  const Repository repository = read_repository(http, hub, options.repository, options.revision);
+  const Record record{repository.name, repository.commit, selected(repository, options)};
+  PullSummary summary{repository.commit, static_cast<int64_t>(record.files.size()), total_bytes(record.files),
+                      false};
+  if (is_complete(options.output, record)) {
+    summary.was_complete = true;
+    return summary;
+  }
+  const fs::path output = fs::absolute(options.output).lexically_normal();
+  const fs::path folder = output.string() + kPartSuffix;
+  create_folder(folder);
+  const Lock lock(folder);
+  keep_what_is_wanted(folder, record);
+  write_record(folder, hub, record);
+  std::vector<RemoteFile> missing;
+  std::copy_if(record.files.begin(), record.files.end(), std::back_inserter(missing),
+               [&](const RemoteFile& file) { return !has_file(folder, file); });
+  expect_room(folder, bytes_to_fetch(folder, missing));
+
+  std::mutex mutex;
+  uint64_t done = summary.bytes - total_bytes(missing);
+  fetch(hub, repository, folder, missing, options.connections, [&](int64_t bytes) {
+    const std::lock_guard guard(mutex);
+    progress(done += static_cast<uint64_t>(bytes), summary.bytes);
+  });
+  lock.remove();
+  sync_folder(folder);
+  std::error_code error;
+  fs::rename(folder, output, error);
+  if (error) fail("{}: cannot rename to {}: {}", folder.string(), output.string(), error.message());
+  sync_folder(output.parent_path());
+  return summary;
+}
+
+}  // namespace moray::hub

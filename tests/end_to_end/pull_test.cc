@@ -1,0 +1,85 @@
+// moray pull from a hub on this machine: what comes is a model of use, and a kill costs nothing.
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "checkpoint/checkpoint.h"
+#include "hub/test_hub.h"
+#include "workshop.h"
+
+namespace moray::test {
+namespace {
+
+fs::path trained_model() {
+  return *latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model";
+}
+
+void offer_trained_model(TestHub& hub) {
+  for (const auto& [path, content] : content_of(trained_model()))
+    hub.files[path] = {content, path.ends_with(".safetensors")};
+  hub.files["README.md"] = {"read me"};
+}
+
+Invocation pull_from(const TestHub& hub, const fs::path& output) {
+  Invocation invocation{{"pull", "org/name", "--output", output, "--json"}};
+  invocation.environment = {{"HF_ENDPOINT", hub.endpoint()}, {"HF_TOKEN", hub.token}};
+  return invocation;
+}
+
+std::string eval(const fs::path& model) {
+  return moray({"eval", "--model", model, "--data", Workshop::get().dataset(), "--sequence-length", "32",
+                "--json"})
+      .out;
+}
+
+TEST(PullCommand, WhatComesIsAModelOfUse) {
+  TestHub hub;
+  hub.token = "hf_secret";
+  offer_trained_model(hub);
+  const ScratchFolder scratch;
+  const Outcome outcome = moray(pull_from(hub, scratch / "model"));
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(json_value(outcome.out, "commit"), "\"" + hub.commit + "\"");
+  EXPECT_EQ(json_value(outcome.out, "was_complete"), "false");
+  EXPECT_EQ(eval(scratch / "model"), eval(trained_model()));
+  EXPECT_EQ(json_value(moray(pull_from(hub, scratch / "model")).out, "was_complete"), "true");
+}
+
+TEST(PullCommand, GoesOnAfterAKill) {
+  TestHub hub;
+  offer_trained_model(hub);
+  hub.add_fault("model.safetensors", [](Reply& reply) { reply.cut = 10'000; });
+  hub.add_fault("model.safetensors", [](Reply& reply) { reply = {429, {{"Retry-After", "300"}}, ""}; });
+  const ScratchFolder scratch;
+  const fs::path part = scratch / "model.part" / "model.safetensors.part";
+  {
+    Process pull(pull_from(hub, scratch / "model"));
+    for (int i = 0; i < 500 && hub.storage().seen().size() < 2; ++i) sleep_seconds(0.02);
+    ASSERT_FALSE(pull.ended());
+    pull.signal(SIGKILL);
+    pull.wait();
+  }
+  EXPECT_FALSE(fs::exists(scratch / "model"));
+  EXPECT_EQ(fs::file_size(part), 10'000u);
+  ASSERT_EQ(moray(pull_from(hub, scratch / "model")).status, 0);
+  EXPECT_EQ(hub.storage().seen().back().range, "bytes=10000-");
+  EXPECT_EQ(content_of(scratch / "model")["model.safetensors"],
+            read_file(trained_model() / "model.safetensors"));
+}
+
+TEST(PullCommand, RefusalsAreOneLine) {
+  TestHub hub;
+  hub.token = "hf_secret";
+  offer_trained_model(hub);
+  const ScratchFolder scratch;
+  Invocation without_token = pull_from(hub, scratch / "model");
+  without_token.environment.pop_back();
+  expect_refusal(moray(without_token), {"HF_TOKEN", "401"});
+  expect_refusal(moray({"pull", "../../etc"}), {"'../../etc' is no repository"});
+  expect_refusal(moray({"pull", "org/name", "--connections", "0"}), {"--connections"});
+  expect_refusal(moray({{"pull", "org/name", "--output", scratch / "x"}, {{"HF_ENDPOINT", "gopher://hub"}}}),
+                 {"expected an http or https URL"});
+}
+
+}  // namespace
+}  // namespace moray::test
