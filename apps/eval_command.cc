@@ -4,7 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "apps/model_argument.h"
 #include "data/dataset.h"
 #include "report/progress.h"
 #include "train/evaluate.h"
@@ -38,28 +37,48 @@ Stream stream_of_text(const std::string& path, const Tokenizer& tokenizer) {
           static_cast<int64_t>(ids->size()), text.size()};
 }
 
+// The stream in windows, each a sequence of its own: as train/evaluate.h, on the engine.
+Evaluation evaluate_served(Serving& serving, const Stream& stream, int64_t window, Progress& progress) {
+  Engine& engine = serving.engine();
+  const std::vector<int32_t> start = serving.prompt_start();
+  Evaluation evaluation;
+  std::vector<int32_t> ids;
+  while (evaluation.tokens < stream.tokens) {
+    const int64_t begin = evaluation.tokens, length = std::min(window, stream.tokens - begin);
+    ids.assign(static_cast<size_t>(length + 1), start.empty() ? 0 : start[0]);
+    if (begin == 0)
+      stream.read(0, std::span(ids).subspan(1));
+    else
+      stream.read(begin - 1, ids);
+    engine.truncate(0);
+    engine.append_prompt(std::span(ids).first(static_cast<size_t>(length)), [&](int64_t first, const Tensor& states) {
+      const auto targets = std::span(ids).subspan(static_cast<size_t>(first + 1), static_cast<size_t>(states.extent(0)));
+      for (float logprob : engine.logprobs(states, targets)) evaluation.nats += -logprob;
+    });
+    evaluation.tokens += length;
+    progress.update(evaluation.tokens);
+  }
+  return evaluation;
+}
+
 }  // namespace
 
 int run_eval(const EvalOptions& options) {
   if (options.data.empty() == options.text.empty()) fail("eval: give either --data DATASET or --text FILE");
-  Workplace workplace(options.threads);
-  const LoadedModel loaded = load_model_argument(workplace.exec, options.model, options.weights);
   constexpr int64_t kDefaultWindow = 1024;
-  const int64_t limit = loaded.model.config.max_position_embeddings;
+  Serving serving(options.serving, options.sequence_length > 0 ? options.sequence_length : kDefaultWindow);
+  const int64_t limit = serving.engine().context_tokens();
   const int64_t window =
       options.sequence_length > 0 ? options.sequence_length : std::min(kDefaultWindow, limit);
   if (window > limit) fail("--sequence-length is {}, the model has {} positions", window, limit);
   std::optional<Dataset> dataset;
   if (!options.data.empty()) dataset = Dataset::open(options.data);
-  const Stream stream = dataset ? stream_of_dataset(*dataset, loaded.tokenizer, options.data)
-                                : stream_of_text(options.text, loaded.tokenizer);
+  const Stream stream = dataset ? stream_of_dataset(*dataset, serving.tokenizer(), options.data)
+                                : stream_of_text(options.text, serving.tokenizer());
   if (stream.tokens == 0) fail("{}: has no held-out tokens", options.data);
 
   Progress progress("eval", stream.tokens, "tokens");
-  const RopeTable rope = deepseek::make_rope_table(workplace.exec, loaded.model.config, window);
-  const Evaluation evaluation =
-      evaluate(workplace.exec, loaded.model, rope, stream.read, stream.tokens, window,
-               loaded.tokenizer.required_id(kEndOfSentence), [&](int64_t done) { progress.update(done); });
+  const Evaluation evaluation = evaluate_served(serving, stream, window, progress);
   if (options.json) {
     const nlohmann::ordered_json json{{"loss", evaluation.loss()},
                                       {"perplexity", evaluation.perplexity()},

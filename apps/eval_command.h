@@ -3,15 +3,15 @@
 
 #include <string>
 
+#include "apps/serving.h"
+
 namespace moray {
 
 struct EvalOptions {
-  std::string model;
-  std::string weights = "model";  // or "ema"
+  ServingOptions serving;
   std::string data;               // a dataset folder (its held-out split) ...
   std::string text;               // ... or a text file
   int64_t sequence_length = 0;    // 0: the model's max_position_embeddings, at most 1024
-  int threads = 0;
   bool json = false;
 };
 int run_eval(const EvalOptions&);

@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "apps/model_argument.h"
 #include "data/utf8.h"
-#include "serve/generate.h"
+#include "serve/stop_strings.h"
 
 namespace moray {
 
@@ -17,9 +17,10 @@ void append(std::vector<int32_t>& ids, const std::vector<int32_t>& more) {
   ids.insert(ids.end(), more.begin(), more.end());
 }
 
-// Documents follow an end-of-sentence token in training, so a prompt does too. FIM in PSM order (facts §2).
-std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const GenerateCommandOptions& options) {
-  std::vector<int32_t> ids{tokenizer.required_id(kEndOfSentence)};
+// FIM in PSM order (facts §2).
+std::vector<int32_t> prompt_ids(const Serving& serving, const GenerateCommandOptions& options) {
+  const Tokenizer& tokenizer = serving.tokenizer();
+  std::vector<int32_t> ids = serving.prompt_start();
   if (!options.fill_in) {
     append(ids, tokenizer.encode(options.prompt));
     return ids;
@@ -32,16 +33,42 @@ std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const GenerateComman
   return ids;
 }
 
+nlohmann::ordered_json logprob_json(const Tokenizer& tokenizer, const TokenLogprob& of) {
+  return {{"token", replace_invalid_utf8(tokenizer.token_bytes(of.token))}, {"id", of.token}, {"logprob", of.logprob}};
+}
+
+const char* finish_name(FinishReason reason) {
+  return reason == FinishReason::length ? "length" : "stop";
+}
+
 }  // namespace
 
+void parse_logit_bias(const std::vector<std::string>& items, SamplingOptions& sampling) {
+  for (const std::string& item : items) {
+    const size_t equals = item.find('=');
+    int32_t token = 0;
+    double bias = 0;
+    const char* const end = item.data() + item.size();
+    const bool good = equals != std::string::npos &&
+                      std::from_chars(item.data(), item.data() + equals, token).ptr == item.data() + equals &&
+                      std::from_chars(item.data() + equals + 1, end, bias).ptr == end && equals + 1 < item.size();
+    if (!good) fail("--logit-bias: '{}' is not TOKEN=BIAS", item);
+    sampling.logit_bias[token] = bias;
+  }
+}
+
 int run_generate(const GenerateCommandOptions& options) {
-  Workplace workplace(options.threads);
-  const LoadedModel loaded = load_model_argument(workplace.exec, options.model, options.weights);
-  const Tokenizer& tokenizer = loaded.tokenizer;
-  const std::vector<int32_t> prompt = prompt_ids(tokenizer, options);
-  const GenerateOptions generate_options{options.sampling, options.max_tokens,
-                                         tokenizer.required_id(kEndOfSentence), tokenizer.vocabulary_size()};
+  GenerateOptions generate_options{options.sampling, options.max_tokens, {}, 0, options.logprobs};
+  parse_logit_bias(options.logit_bias, generate_options.sampling);
+  generate_options.sampling.validate();
+  StopStrings stops(options.stop);
+  Serving serving(options.serving, options.max_tokens);
+  const Tokenizer& tokenizer = serving.tokenizer();
+  const std::vector<int32_t> prompt = prompt_ids(serving, options);
+  if (!options.ignore_end) generate_options.end_tokens = serving.end_tokens();
+  generate_options.sampled_vocabulary = tokenizer.vocabulary_size();
   std::string text;
+  nlohmann::ordered_json logprobs = nlohmann::ordered_json::array();
   Utf8Stream characters;  // a terminal never sees half of one
   const auto print = [&](std::string_view bytes) {
     if (options.json) return;
@@ -52,21 +79,33 @@ int run_generate(const GenerateCommandOptions& options) {
   const auto echo_once = [&] {
     if (!std::exchange(echoed, true)) print(options.fill_in ? options.prefix : options.prompt);
   };
-  const std::vector<int32_t> generated =
-      generate(workplace.exec, loaded.model, prompt, generate_options, [&](int32_t token) {
+  const auto show = [&](const std::string& bytes) {
+    text += bytes;
+    print(replace_invalid_utf8(characters.push(bytes)));
+  };
+  const Generation generation =
+      generate(serving.engine(), prompt, generate_options, [&](const GeneratedToken& token) {
         echo_once();
-        const std::string_view bytes = tokenizer.token_bytes(token);
-        text += bytes;
-        print(replace_invalid_utf8(characters.push(bytes)));
-        return true;
+        show(stops.push(tokenizer.token_bytes(token.id)));
+        if (options.logprobs >= 0) {
+          logprobs.push_back(logprob_json(tokenizer, token.logprobs.chosen));
+          for (const TokenLogprob& top : token.logprobs.top)
+            logprobs.back()["top"].push_back(logprob_json(tokenizer, top));
+        }
+        return !stops.stopped();
       });
+  echo_once();
+  show(stops.finish());
   if (options.json) {
-    nlohmann::ordered_json json{{"prompt_tokens", prompt.size()}, {"completion_tokens", generated.size()}};
+    nlohmann::ordered_json json{{"prompt_tokens", prompt.size()}, {"completion_tokens", generation.tokens.size()}};
     json["text"] = replace_invalid_utf8(text);
+    json["finish_reason"] = finish_name(generation.finish);
+    json["prompt_seconds"] = generation.prompt_seconds;
+    json["seconds"] = generation.seconds;
+    if (options.logprobs >= 0) json["logprobs"] = logprobs;
     fmt::print("{}\n", json.dump());
     return 0;
   }
-  echo_once();
   print(replace_invalid_utf8(characters.finish()));
   print(options.fill_in ? options.suffix : "\n");
   return 0;

@@ -2,22 +2,28 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
-#include "serve/sampler.h"
+#include "apps/serving.h"
 
 namespace moray {
 
 struct GenerateCommandOptions {
-  std::string model;
-  std::string weights = "model";  // or "ema"
-  std::string prompt;             // continue this ...
-  std::string prefix, suffix;     // ... or fill in between these
-  bool fill_in = false;           // prefix and suffix were given
+  ServingOptions serving;
+  std::string prompt;          // continue this ...
+  std::string prefix, suffix;  // ... or fill in between these
+  bool fill_in = false;        // prefix and suffix were given
   int64_t max_tokens = 128;
   SamplingOptions sampling{.temperature = 0.8, .top_p = 0.95};
-  int threads = 0;
+  std::vector<std::string> logit_bias;  // "TOKEN=BIAS"
+  std::vector<std::string> stop;        // strings
+  bool ignore_end = false;
+  int64_t logprobs = -1;
   bool json = false;
 };
 int run_generate(const GenerateCommandOptions&);
+
+// "TOKEN=BIAS" items into sampling.logit_bias. Throws Error naming the item.
+void parse_logit_bias(const std::vector<std::string>& items, SamplingOptions& sampling);
 
 }  // namespace moray

@@ -9,6 +9,7 @@
 #include <iostream>
 
 #include "apps/bench_command.h"
+#include "apps/chat_command.h"
 #include "apps/data_command.h"
 #include "apps/eval_command.h"
 #include "apps/generate_command.h"
@@ -221,13 +222,45 @@ void add_model_options(CLI::App* command, std::string& model, std::string& weigh
       ->capture_default_str();
 }
 
+void add_serving_options(CLI::App* command, moray::ServingOptions& serving) {
+  add_model_options(command, serving.model, serving.weights);
+  command
+      ->add_option("--cache", serving.cache, "bf16, f32, or auto: f32 where all weights are (the latent cache)")
+      ->capture_default_str();
+  command
+      ->add_option("--context", serving.context_tokens, "most tokens of a sequence (default: the model's positions)")
+      ->check(at_least_one());
+  command->add_option("--chunk", serving.chunk_tokens, "prompt tokens computed at once; results do not depend on it")
+      ->capture_default_str()
+      ->check(at_least_one());
+  add_threads(command, serving.threads);
+}
+
+void add_sampling_options(CLI::App* command, moray::SamplingOptions& sampling) {
+  command->add_option("--temperature", sampling.temperature, "0: always the likeliest")->capture_default_str();
+  command->add_option("--top-p", sampling.top_p, "draw from the likeliest tokens that reach this probability")
+      ->capture_default_str();
+  command->add_option("--top-k", sampling.top_k, "draw from that many likeliest tokens; 0: from all")
+      ->capture_default_str();
+  command->add_option("--min-p", sampling.min_p, "and from those at least this much as likely as the likeliest")
+      ->capture_default_str();
+  command->add_option("--repetition-penalty", sampling.repetition_penalty, "on tokens of prompt and answer")
+      ->capture_default_str();
+  command->add_option("--presence-penalty", sampling.presence_penalty, "on tokens of the answer")
+      ->capture_default_str();
+  command->add_option("--frequency-penalty", sampling.frequency_penalty, "on tokens of the answer, each time")
+      ->capture_default_str();
+  command->add_option("--seed", sampling.seed, "of the draws")->capture_default_str();
+}
+
 void add_generate(CLI::App& app, Action& action) {
   auto* generate = add_command(app, "generate", "continue a text, or fill in a middle",
                                "  moray generate --model runs/tiny --prompt 'def read(path):'\n"
+                               "  moray generate --model DeepSeek-V2-Lite/ --prompt 'Once' --max-tokens 50\n"
                                "  moray generate --model runs/tiny --prefix 'def add(a, b):' --suffix '    "
                                "return c' --temperature 0\n");
   auto options = std::make_shared<moray::GenerateCommandOptions>();
-  add_model_options(generate, options->model, options->weights);
+  add_serving_options(generate, options->serving);
   auto* prompt = generate->add_option("--prompt", options->prompt, "text to continue");
   auto* prefix =
       generate->add_option("--prefix", options->prefix, "text before the middle")->excludes(prompt);
@@ -235,14 +268,13 @@ void add_generate(CLI::App& app, Action& action) {
   generate->add_option("--max-tokens", options->max_tokens, "most tokens to generate")
       ->capture_default_str()
       ->check(at_least_one());
-  generate->add_option("--temperature", options->sampling.temperature, "0: always the likeliest")
-      ->capture_default_str();
-  generate
-      ->add_option("--top-p", options->sampling.top_p,
-                   "draw from the likeliest tokens that reach this probability")
-      ->capture_default_str();
-  generate->add_option("--seed", options->sampling.seed, "of the draws")->capture_default_str();
-  add_threads(generate, options->threads);
+  add_sampling_options(generate, options->sampling);
+  generate->add_option("--logit-bias", options->logit_bias, "TOKEN=BIAS, added to its logit; may be repeated");
+  generate->add_option("--stop", options->stop, "a string that ends the text; may be repeated");
+  generate->add_flag("--ignore-end", options->ignore_end, "go on after end-of-sentence");
+  generate->add_option("--logprobs", options->logprobs,
+                       "with --json: each token's log probability and that many likeliest ones")
+      ->check(CLI::NonNegativeNumber);
   add_json(generate, options->json);
   generate->callback([=, &action] {
     options->fill_in = prefix->count() > 0 || suffix->count() > 0;
@@ -250,18 +282,38 @@ void add_generate(CLI::App& app, Action& action) {
   });
 }
 
+void add_chat(CLI::App& app, Action& action) {
+  auto* chat = add_command(app, "chat", "a conversation with a model",
+                           "  moray chat --model DeepSeek-V2-Lite-Chat/\n"
+                           "  moray chat --model DeepSeek-V3.1/ --thinking on --context 8192\n"
+                           "  moray chat --model Moonlight-16B-A3B-Instruct/ --message 'Who are you?' --json\n");
+  auto options = std::make_shared<moray::ChatOptions>();
+  add_serving_options(chat, options->serving);
+  chat->add_option("--system", options->system, "system message");
+  chat->add_option("--message", options->message, "answer this message and end");
+  chat->add_option("--chat-template", options->chat_template,
+                   "v2, v3, r1, v3.1, moonlight or kimi-k2 (default: the model's own)");
+  chat->add_option("--thinking", options->thinking, "whether answers are to begin with reasoning")
+      ->check(CLI::IsMember({"on", "off"}));
+  chat->add_option("--max-tokens", options->max_tokens, "most tokens of an answer")
+      ->capture_default_str()
+      ->check(at_least_one());
+  add_sampling_options(chat, options->sampling);
+  add_json(chat, options->json);
+  chat->callback([=, &action] { action = [=] { return moray::run_chat(*options); }; });
+}
+
 void add_eval(CLI::App& app, Action& action) {
   auto* eval = add_command(app, "eval", "loss, perplexity and bits per byte",
                            "  moray eval --model runs/tiny --data dataset\n"
                            "  moray eval --model runs/tiny --text README.md --json\n");
   auto options = std::make_shared<moray::EvalOptions>();
-  add_model_options(eval, options->model, options->weights);
+  add_serving_options(eval, options->serving);
   auto* data = eval->add_option("--data", options->data, "dataset folder: its held-out documents");
   eval->add_option("--text", options->text, "a text file")->excludes(data);
   eval->add_option("--sequence-length", options->sequence_length,
                    "window (default: the model's positions, at most 1024)")
       ->check(at_least_one());
-  add_threads(eval, options->threads);
   add_json(eval, options->json);
   eval->callback([=, &action] { action = [=] { return moray::run_eval(*options); }; });
 }
@@ -560,6 +612,7 @@ int main(int argc, char** argv) {
   add_data(app, action);
   add_train(app, action);
   add_generate(app, action);
+  add_chat(app, action);
   add_eval(app, action);
   add_inspect(app, action);
   add_pull(app, action);

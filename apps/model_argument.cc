@@ -14,27 +14,6 @@ fs::path resolve_model_folder(const fs::path& path) {
   fail("{}: neither a model folder (config.json), nor a checkpoint, nor a run with one", path.string());
 }
 
-LoadedModel load_model_argument(const Exec& exec, const std::string& path, const std::string& weights) {
-  const fs::path folder = resolve_model_folder(path);
-  const fs::path checkpoint = folder.parent_path();
-  if (fs::exists(checkpoint / "manifest.json")) verify_checkpoint(checkpoint);
-  LoadedModel loaded{folder, load_model(exec, folder), Tokenizer::read(folder)};
-  if (loaded.tokenizer.vocabulary_size() > loaded.model.config.vocab_size)
-    fail("{}: its tokenizer has {} tokens, the model's vocabulary {}", folder.string(),
-         loaded.tokenizer.vocabulary_size(), loaded.model.config.vocab_size);
-  if (weights == "ema") {
-    const fs::path ema = checkpoint / "state" / "ema.safetensors";
-    if (!fs::exists(ema))
-      fail("{}: this checkpoint has no moving average (train.ema_decay)", checkpoint.string());
-    const SafetensorsFile file(ema);
-    for (const deepseek::NamedWeight& weight : deepseek::named_weights(loaded.model))
-      file.read(weight.name, weight.tensor);
-  } else if (weights != "model") {
-    fail("--weights is '{}', expected 'model' or 'ema'", weights);
-  }
-  return loaded;
-}
-
 namespace {
 int expect_few(int threads) {
   constexpr int kMostThreads = 4096;

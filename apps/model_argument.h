@@ -10,15 +10,6 @@
 
 namespace moray {
 
-struct LoadedModel {
-  fs::path folder;  // the Hugging Face folder
-  deepseek::Model model;
-  Tokenizer tokenizer;
-};
-
-// `weights`: "model", or "ema" for the moving average (checkpoints only).
-LoadedModel load_model_argument(const Exec&, const std::string& path, const std::string& weights);
-
 // The Hugging Face folder that `path` stands for.
 fs::path resolve_model_folder(const fs::path& path);
 

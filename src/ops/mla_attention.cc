@@ -8,7 +8,9 @@ namespace {
 void expect_inputs(const char* op, const Tensor& q, const Tensor& kv, const Tensor& k_rope,
                    const MlaShape& shape, const AttentionMask& mask) {
   const int64_t rows = mask.samples * mask.rows_per_sample;
-  expect_shape(op, "q", q, {rows, shape.q_width()});
+  MORAY_CHECK(mask.first_query == 0 || mask.samples == 1, "[{}] queries from {} on of {} samples", op,
+              mask.first_query, mask.samples);
+  expect_shape(op, "q", q, {mask.queries(), shape.q_width()});
   expect_shape(op, "kv", kv, {rows, shape.kv_width()});
   expect_shape(op, "k_rope", k_rope, {rows, shape.qk_rope_head_dim});
   if (mask.document_starts_T.defined()) {
@@ -19,7 +21,8 @@ void expect_inputs(const char* op, const Tensor& q, const Tensor& kv, const Tens
 
 // Pairs of a row and a key it sees, isolation of documents not counted.
 double causal_pairs(const AttentionMask& mask) {
-  return static_cast<double>(mask.samples * mask.rows_per_sample * (mask.rows_per_sample + 1) / 2);
+  const int64_t before = mask.first_query * (mask.first_query + 1) / 2;
+  return static_cast<double>(mask.samples * mask.rows_per_sample * (mask.rows_per_sample + 1) / 2 - before);
 }
 
 double forward_flops(const MlaShape& shape, const AttentionMask& mask) {
@@ -46,6 +49,7 @@ void mla_attention_backward(Exec& exec, const Tensor& d_o, const Tensor& q, cons
                             const Tensor& k_rope, const Tensor& o, const Tensor& lse_HT,
                             const MlaShape& shape, const AttentionMask& mask, const Tensor& dq,
                             const Tensor& dkv, const Tensor& dk_rope) {
+  MORAY_CHECK(mask.first_query == 0, "[mla_attention_backward] queries from {} on", mask.first_query);
   expect_inputs("mla_attention_backward", q, kv, k_rope, shape, mask);
   expect_inputs("mla_attention_backward", dq, dkv, dk_rope, shape, mask);
   expect_shape("mla_attention_backward", "o", o, {q.extent(0), shape.o_width()});

@@ -31,6 +31,11 @@ struct AttentionMask {
   int64_t samples = 0;
   int64_t rows_per_sample = 0;
   Tensor document_starts_T;
+  // Forward, one sample: q, o and lse hold the rows from here on, the rows before are keys alone (a prompt's
+  // later chunks).
+  int64_t first_query = 0;
+
+  int64_t queries() const { return samples * rows_per_sample - first_query; }
 };
 
 struct MlaAttentionKernels {

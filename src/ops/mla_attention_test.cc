@@ -168,5 +168,28 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MlaAttentionGradients,
                                          AttentionCase{2, 9, {2, 3, 2, 4, 0.4}, 4},
                                          AttentionCase{1, 140, {1, 3, 2, 2, 0.4}}));
 
+// Chunks of a prompt, wherever they are cut: the bits of the whole.
+TEST(MlaAttention, ChunksHaveTheBitsOfTheWhole) {
+  Workbench bench(Device::cpu, DType::f32, 2);
+  const AttentionCase c{1, 300, {3, 16, 8, 12, 0.2}};
+  const Attention whole(c, bench);
+  whole.forward(c, {1, c.rows_per_sample, {}}, bench.exec);
+  for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{128, 256}, {1, 2, 130, 299}, {127, 129}}) {
+    int64_t begin = 0;
+    std::vector<int64_t> ends = cuts;
+    ends.push_back(c.rows_per_sample);
+    for (int64_t end : ends) {
+      const Tensor o = bench.empty({end - begin, c.shape.o_width()}), lse = bench.empty({c.shape.heads, end - begin});
+      mla_attention_forward(bench.exec, whole.q.rows(begin, end), whole.kv.rows(0, end), whole.k_rope.rows(0, end),
+                            c.shape, {1, end, {}, begin}, o, lse);
+      EXPECT_TRUE(std::ranges::equal(o.span<float>(), whole.o.rows(begin, end).span<float>())) << begin;
+      for (int64_t h = 0; h < c.shape.heads; ++h)
+        for (int64_t t = begin; t < end; ++t)
+          EXPECT_EQ(lse.row(h).data<float>()[t - begin], whole.lse.row(h).data<float>()[t]) << t;
+      begin = end;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moray

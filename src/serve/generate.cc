@@ -1,37 +1,54 @@
 #include "serve/generate.h"
 
-#include "ops/matmul.h"
+#include <algorithm>
+#include <chrono>
 
 namespace moray {
 
-std::vector<int32_t> generate(Exec& exec, const deepseek::Model& model, std::span<const int32_t> prompt,
-                              const GenerateOptions& options, const std::function<bool(int32_t)>& emit) {
+namespace {
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+}  // namespace
+
+Generation generate(Engine& engine, std::span<const int32_t> prompt, const GenerateOptions& options,
+                    const std::function<bool(const GeneratedToken&)>& emit) {
   if (prompt.empty()) fail("the prompt is empty");
+  options.sampling.validate();
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
-  const int64_t most = prompt_tokens + options.max_tokens, limit = model.config.max_position_embeddings;
-  if (most > limit)
-    fail("prompt of {} tokens + {} new ones exceed the model's {} positions", prompt_tokens,
-         options.max_tokens, limit);
-  const RopeTable rope = deepseek::make_rope_table(exec, model.config, most);
-  const Tensor ids_T = exec.empty_i32({most});
-  std::copy(prompt.begin(), prompt.end(), ids_T.data<int32_t>());
-  const Tensor logits = exec.empty({1, model.config.vocab_size});
-  const int64_t drawable = options.sampled_vocabulary > 0
-                               ? std::min(options.sampled_vocabulary, model.config.vocab_size)
-                               : model.config.vocab_size;
-  std::vector<int32_t> generated;
-  for (int64_t length = prompt_tokens; length < most; ++length) {
-    const SampleRows rows{.samples = 1, .rows_per_sample = length};
-    const Tensor h_TD = deepseek::hidden_states(exec, model, ids_T.rows(0, length), rows, rope);
-    matmul_forward(exec, h_TD.rows(length - 1, length), model.lm_head_VD, logits);
-    const int32_t token =
-        sample_token(logits.span<float>().first(static_cast<size_t>(drawable)), options.sampling, length);
-    if (token == options.end_token) break;
-    ids_T.data<int32_t>()[length] = token;
-    generated.push_back(token);
-    if (!emit(token)) break;
+  if (prompt_tokens + options.max_tokens > engine.context_tokens())
+    fail("prompt of {} tokens + {} new ones exceed the context of {} positions", prompt_tokens,
+         options.max_tokens, engine.context_tokens());
+  const int64_t vocabulary = engine.config().vocab_size;
+  const int64_t drawable =
+      options.sampled_vocabulary > 0 ? std::min(options.sampled_vocabulary, vocabulary) : vocabulary;
+
+  Generation result;
+  auto start = std::chrono::steady_clock::now();
+  const int64_t kept = engine.keep_prefix(prompt);
+  Tensor state = engine.append_prompt(prompt.subspan(static_cast<size_t>(kept)));
+  result.computed_prompt_tokens = prompt_tokens - kept;
+  result.prompt_seconds = seconds_since(start);
+
+  start = std::chrono::steady_clock::now();
+  while (static_cast<int64_t>(result.tokens.size()) < options.max_tokens) {
+    if (!result.tokens.empty()) state = engine.append_generated(result.tokens.back());
+    const Tensor logits = engine.logits(state);
+    const auto row = logits.span<float>().first(static_cast<size_t>(drawable));
+    GeneratedToken token{sample_token(row, options.sampling, engine.length(), {prompt, result.tokens})};
+    if (std::ranges::find(options.end_tokens, token.id) != options.end_tokens.end()) {
+      result.finish = FinishReason::stop;
+      break;
+    }
+    if (options.top_logprobs >= 0) token.logprobs = token_logprobs(row, token.id, options.top_logprobs);
+    result.tokens.push_back(token.id);
+    if (!emit(token)) {
+      result.finish = FinishReason::stopped_by_caller;
+      break;
+    }
   }
-  return generated;
+  result.seconds = seconds_since(start);
+  return result;
 }
 
 }  // namespace moray

@@ -1,9 +1,7 @@
-// Continuing one sequence, token by token. Every step computes the whole sequence again, as prompt.
+// Continuing the sequence of an engine, token by token.
 #pragma once
 
-#include <functional>
-
-#include "models/deepseek/model.h"
+#include "serve/engine.h"
 #include "serve/sampler.h"
 
 namespace moray {
@@ -11,14 +9,28 @@ namespace moray {
 struct GenerateOptions {
   SamplingOptions sampling;
   int64_t max_tokens = 128;
-  int32_t end_token = -1;  // generation stops before it
-  int64_t sampled_vocabulary =
-      0;  // ids from here on are never drawn (logit rows beyond the tokenizer's size)
+  std::vector<int32_t> end_tokens;  // generation stops before them
+  int64_t sampled_vocabulary = 0;   // ids from here on are never drawn (logit rows beyond the tokenizer's size)
+  int64_t top_logprobs = -1;        // that many likeliest tokens beside the one drawn; −1: no logprobs
 };
 
-// Returns the new tokens. `emit` gets each as it is drawn, and returns false to stop. Throws Error when
-// prompt and max_tokens exceed the model's max_position_embeddings.
-std::vector<int32_t> generate(Exec&, const deepseek::Model&, std::span<const int32_t> prompt,
-                              const GenerateOptions&, const std::function<bool(int32_t)>& emit);
+struct GeneratedToken {
+  int32_t id = 0;
+  TokenLogprobs logprobs = {};  // where asked for
+};
+
+enum class FinishReason : uint8_t { stop, length, stopped_by_caller };
+
+struct Generation {
+  std::vector<int32_t> tokens;
+  FinishReason finish = FinishReason::length;
+  double prompt_seconds = 0, seconds = 0;  // of the prompt, and of the tokens
+  int64_t computed_prompt_tokens = 0;      // the rest of the prompt was in the cache
+};
+
+// `emit` gets each token as it is drawn, and returns false to stop. What of the prompt is in the cache as
+// prompt is not computed again. Throws Error when prompt and max_tokens exceed the context.
+Generation generate(Engine&, std::span<const int32_t> prompt, const GenerateOptions&,
+                    const std::function<bool(const GeneratedToken&)>& emit);
 
 }  // namespace moray

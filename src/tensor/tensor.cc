@@ -42,6 +42,14 @@ Tensor Tensor::empty(Allocator& allocator, Shape shape, DType dtype) {
   return tensor;
 }
 
+Tensor Tensor::shape_only(Shape shape, DType dtype) {
+  expect_countable(shape);
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  return tensor;
+}
+
 Tensor Tensor::zeros(Allocator& allocator, Shape shape, DType dtype) {
   Tensor tensor = empty(allocator, shape, dtype);
   tensor.fill_zero();

@@ -39,6 +39,7 @@ class Tensor {
   Tensor() = default;  // no storage; defined() is false
   static Tensor empty(Allocator& allocator, Shape shape, DType dtype);
   static Tensor zeros(Allocator& allocator, Shape shape, DType dtype);
+  static Tensor shape_only(Shape shape, DType dtype);  // no storage either: what a tensor will be
 
   bool defined() const { return block_ != nullptr; }
   const Shape& shape() const { return shape_; }

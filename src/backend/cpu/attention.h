@@ -29,6 +29,7 @@ struct AttentionHead {
   const float *q, *kv, *k_rope;
   int64_t q_stride, kv_stride, o_stride;
   int64_t rows, nope, rope, value;
+  int64_t first_query;  // the row that q begins with
   float scale;
   const int32_t* document_starts;  // may be null
 
@@ -37,7 +38,7 @@ struct AttentionHead {
   int64_t block_rows(int64_t block) const {
     return std::min(kAttentionBlock, rows - block * kAttentionBlock);
   }
-  const float* q_row(int64_t row) const { return q + row * q_stride; }
+  const float* q_row(int64_t row) const { return q + (row - first_query) * q_stride; }
   const float* v_row(int64_t row) const { return kv + row * kv_stride + nope; }
 
   // The first key block that any query of a block sees.
@@ -57,6 +58,7 @@ inline AttentionHead attention_head(const Tensor& q, const Tensor& kv, const Ten
   h.rope = shape.qk_rope_head_dim;
   h.value = shape.v_head_dim;
   h.rows = mask.rows_per_sample;
+  h.first_query = mask.first_query;
   h.q_stride = shape.q_width();
   h.kv_stride = shape.kv_width();
   h.o_stride = shape.o_width();

@@ -140,32 +140,44 @@ void value_block(const AttentionHead& head, const Work& work, const BlockPair& p
         {work.run + query * stride, stride, stride, work.alpha + query});
 }
 
-void start_queries(const AttentionHead& head, const Work& work, int64_t first_query, int64_t queries) {
-  pack_transposed(head.q_row(first_query), head.q_stride, queries, head.key(), work.q_panels);
+// The first `absent` queries of the block are not in q: zeros stand for them, and nothing becomes of them.
+void start_queries(const AttentionHead& head, const Work& work, int64_t first_query, int64_t queries,
+                   int64_t absent) {
+  if (absent == 0) {
+    pack_transposed(head.q_row(first_query), head.q_stride, queries, head.key(), work.q_panels);
+  } else {
+    std::fill_n(work.k_rows, absent * head.key(), 0.0f);
+    for (int64_t query = absent; query < queries; ++query)
+      std::copy_n(head.q_row(first_query + query), head.key(), work.k_rows + query * head.key());
+    pack_transposed(work.k_rows, head.key(), queries, head.key(), work.q_panels);
+  }
   std::fill_n(work.run, kBlock * padded(head.value), 0.0f);
   std::fill_n(work.greatest, kBlock, kLowestScore);
   std::fill_n(work.sum, kBlock, 0.0f);
 }
 
-// o = run / sum, lse = greatest + log(sum). o and lse point to the block's first query.
-void finish_queries(const AttentionHead& head, const Work& work, int64_t queries, float* o, float* lse) {
-  for (int64_t query = 0; query < queries; ++query) {
+// o = run / sum, lse = greatest + log(sum), from query `absent` of the block on, where o and lse point.
+void finish_queries(const AttentionHead& head, const Work& work, int64_t queries, int64_t absent, float* o,
+                    float* lse) {
+  for (int64_t query = absent; query < queries; ++query) {
     const FloatVec sum = splat(work.sum[query]);
     const float* run = work.run + query * padded(head.value);
-    float* o_row = o + query * head.o_stride;
+    float* o_row = o + (query - absent) * head.o_stride;
     for_vectors(head.value, [&](int64_t i, auto lanes)
                                 HWY_ATTR { lanes.store(hn::Div(lanes.load(run + i), sum), o_row + i); });
   }
-  for_vectors(queries, [&](int64_t i, auto lanes) HWY_ATTR {
-    const FloatVec log_sum = vector_log(FloatTag(), lanes.load(work.sum + i));
-    lanes.store(hn::Add(lanes.load(work.greatest + i), log_sum), lse + i);
+  for_vectors(queries - absent, [&](int64_t i, auto lanes) HWY_ATTR {
+    const FloatVec log_sum = vector_log(FloatTag(), lanes.load(work.sum + absent + i));
+    lanes.store(hn::Add(lanes.load(work.greatest + absent + i), log_sum), lse + i);
   });
 }
 
+// o and lse begin with head.first_query.
 void forward_queries(const AttentionHead& head, int64_t query_block, float* o, float* lse) {
   const Work work = work_for(head);
-  const int64_t queries = head.block_rows(query_block);
-  start_queries(head, work, query_block * kBlock, queries);
+  const int64_t first = query_block * kBlock, queries = head.block_rows(query_block);
+  const int64_t absent = std::max<int64_t>(0, head.first_query - first);
+  start_queries(head, work, first, queries, absent);
   for (int64_t key_block = head.first_key_block(query_block); key_block <= query_block; ++key_block) {
     const BlockPair pair = {query_block, key_block, queries, head.block_rows(key_block)};
     copy_keys(head, key_block * kBlock, pair.keys, work.k_rows);
@@ -175,20 +187,22 @@ void forward_queries(const AttentionHead& head, int64_t query_block, float* o, f
     softmax_block(head, work, pair);
     value_block(head, work, pair);
   }
-  finish_queries(head, work, queries, o + query_block * kBlock * head.o_stride, lse + query_block * kBlock);
+  const int64_t row = first + absent - head.first_query;
+  finish_queries(head, work, queries, absent, o + row * head.o_stride, lse + row);
 }
 
 // A head's query blocks follow each other, so that its keys stay in cache; the longest first.
 void forward(Exec& exec, const Tensor& q, const Tensor& kv, const Tensor& k_rope, const MlaShape& shape,
              const AttentionMask& mask, const Tensor& o, const Tensor& lse_HT) {
-  const int64_t rows = mask.rows_per_sample, total_rows = mask.samples * rows;
-  const int64_t blocks = (rows + kBlock - 1) / kBlock, heads = mask.samples * shape.heads;
+  const int64_t rows = mask.rows_per_sample, queries = mask.queries();
+  const int64_t first_block = mask.first_query / kBlock;
+  const int64_t blocks = (rows + kBlock - 1) / kBlock - first_block, heads = mask.samples * shape.heads;
   exec.pool->for_each(blocks * heads, [&](int64_t index, int) HWY_ATTR {
     const int64_t sample = index / blocks / shape.heads, head_index = index / blocks % shape.heads;
     const AttentionHead head = attention_head(q, kv, k_rope, shape, mask, sample, head_index);
-    forward_queries(head, blocks - 1 - index % blocks,
+    forward_queries(head, first_block + blocks - 1 - index % blocks,
                     o.data<float>() + sample * rows * head.o_stride + head_index * head.value,
-                    lse_HT.data<float>() + head_index * total_rows + sample * rows);
+                    lse_HT.data<float>() + head_index * queries + sample * rows);
   });
 }
 

@@ -16,5 +16,7 @@ void register_permute();
 void register_elementwise();
 void register_adamw();
 void register_embedding();
+void register_weight_matmul();
+void register_mla_decode();
 
 }  // namespace moray::cpu

@@ -22,11 +22,20 @@ struct KBlock {
 
 // An operand as vectors over k: element (i, k) is data[i · stride + k], or with `k_outer` data[k · stride +
 // i].
+//
+// E4M3 codes (not k_outer) have a scale for every 128 × 128 block of the matrix whose row first_row is i = 0.
 struct MatmulOperand {
   const std::byte* data = nullptr;
   DType dtype = DType::f32;  // f32, bf16 or f8_e4m3
   int64_t stride = 0;        // in elements
   bool k_outer = false;
+  struct {
+    const float* data = nullptr;
+    int64_t stride = 0;
+    int64_t first_row = 0;
+
+    float at(int64_t row, int64_t k) const { return data[(first_row + row) / 128 * stride + k / 128]; }
+  } scales = {};
 };
 
 // The scales of a quantized operand: that of vector i over a block is

@@ -182,12 +182,29 @@ void pack_strip_of(const MatmulOperand& operand, const T* data, int64_t begin, i
                     to);
 }
 
+// Codes are packed first and then multiplied with their scales, each vector by those of its rows.
+void pack_codes(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block, size_t stride,
+                float* to) {
+  const D d;
+  pack_transposed(reinterpret_cast<const e4m3*>(operand.data) + begin * operand.stride + block.begin,
+                  operand.stride, count, block.length, stride, to);
+  HWY_ALIGN float scales[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) scales[i] = operand.scales.at(begin + i, block.begin);
+  const V scale = hn::Load(d, scales);
+  const auto first = hn::FirstN(d, static_cast<size_t>(count));
+  for (int64_t k = 0; k < block.length; ++k, to += stride)
+    hn::BlendedStore(hn::Mul(hn::LoadU(d, to), scale), first, d, to);
+}
+
 // Vectors [begin, begin + count), count <= kLanes, of an operand over one k-block as to[k · stride + i]. May
 // write up to kLanes - count floats (uninitialised) behind the last.
 void pack_strip(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block,
                 size_t stride, float* to) {
-  with_elements(operand,
-                [&](const auto* data) { pack_strip_of(operand, data, begin, count, block, stride, to); });
+  if (operand.scales.data != nullptr)
+    pack_codes(operand, begin, count, block, stride, to);
+  else
+    with_elements(operand,
+                  [&](const auto* data) { pack_strip_of(operand, data, begin, count, block, stride, to); });
 }
 
 }  // namespace

@@ -58,6 +58,8 @@ void register_kernels() {
   register_adamw();
   register_embedding();
   register_cross_entropy();
+  register_weight_matmul();
+  register_mla_decode();
 }
 
 }  // namespace moray::cpu

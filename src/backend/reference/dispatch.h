@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "tensor/tensor.h"
+#include "ops/weight_matmul.h"
 
 namespace moray::reference {
 
@@ -58,5 +58,15 @@ class Elements {
   std::vector<T> copy_;
   T* data_ = nullptr;
 };
+
+// An element of a stored weight.
+template <class T>
+T weight_element(const StoredWeight& w, int64_t row, int64_t column) {
+  const int64_t at = row * w.inputs() + column;
+  if (w.values_OI.dtype() == DType::bf16) return static_cast<T>(to_float(w.values_OI.data<bf16>()[at]));
+  if (w.values_OI.dtype() == DType::f32) return static_cast<T>(w.values_OI.data<float>()[at]);
+  const int64_t block = (w.first_row + row) / kTile * w.scales.extent(1) + column / kTile;
+  return static_cast<T>(to_float(w.values_OI.data<e4m3>()[at]) * w.scales.data<float>()[block]);
+}
 
 }  // namespace moray::reference

@@ -8,12 +8,14 @@
 #include "ops/matmul.h"
 #include "ops/matmul_fp8.h"
 #include "ops/mla_attention.h"
+#include "ops/mla_decode.h"
 #include "ops/permute.h"
 #include "ops/quantize.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/route.h"
 #include "ops/swiglu.h"
+#include "ops/weight_matmul.h"
 
 namespace moray::reference {
 
@@ -24,11 +26,13 @@ EmbeddingKernels embedding_kernels();
 MatmulFp8Kernels matmul_fp8_kernels();
 MatmulKernels matmul_kernels();
 MlaAttentionKernels mla_attention_kernels();
+MlaDecodeKernels mla_decode_kernels();
 PermuteKernels permute_kernels();
 QuantizeKernels quantize_kernels();
 RmsNormKernels rms_norm_kernels();
 RopeKernels rope_kernels();
 RouteKernels route_kernels();
 SwigluKernels swiglu_kernels();
+WeightMatmulKernels weight_matmul_kernels();
 
 }  // namespace moray::reference

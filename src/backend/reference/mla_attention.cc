@@ -64,7 +64,7 @@ void forward(Exec&, const Tensor& q_T, const Tensor& kv_T, const Tensor& k_rope_
     for (int64_t h = 0; h < shape.heads; ++h)
       for (int64_t t = 0; t < rows; ++t) {
         const Head<T> head{shape, h};
-        const Keys keys = visible_keys(mask, t);
+        const Keys keys = visible_keys(mask, mask.first_query + t);
         const size_t count = static_cast<size_t>(keys.end - keys.begin);
         for (size_t j = 0; j < count; ++j)
           scores[j] = head.score(q, t, kv, k_rope, keys.begin + static_cast<int64_t>(j));

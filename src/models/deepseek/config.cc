@@ -44,8 +44,9 @@ struct JsonObject {
   }
 };
 
-YarnConfig yarn_from_json(const JsonObject& json) {
+std::optional<YarnConfig> yarn_from_json(const JsonObject& json) {
   const std::string type = json.get<std::string>("type", json.get<std::string>("rope_type", "yarn"));
+  if (type == "default") return std::nullopt;
   if (type != "yarn") fail("{}: rope_scaling type is '{}', only 'yarn' is known", json.source, type);
   YarnConfig yarn;
   yarn.factor = json.require<double>("factor");
@@ -55,6 +56,63 @@ YarnConfig yarn_from_json(const JsonObject& json) {
   yarn.mscale_all_dim = json.get<double>("mscale_all_dim", 0);
   yarn.original_max_position_embeddings = json.get<int64_t>("original_max_position_embeddings", 4096);
   return yarn;
+}
+
+// What this code has no arithmetic for is refused by its name.
+void refuse_unknown_arithmetic(const JsonObject& json) {
+  const auto expect = [&]<class T>(const char* key, T expected) {
+    if (json.get<T>(key, expected) != expected)
+      fail("{}: '{}' is {}, only {} is known", json.source, key, json.object.at(key).dump(), expected);
+  };
+  expect("attention_bias", false);
+  expect("moe_layer_freq", int64_t{1});
+  expect("rope_interleave", true);
+  if (json.object.contains("index_topk") || json.object.contains("index_n_heads"))
+    fail("{}: sparse attention (DeepSeek-V3.2) is not supported; V3.1 is the latest of the family that is",
+         json.source);
+  const auto found = json.object.find("quantization_config");
+  if (found == json.object.end() || found->is_null()) return;
+  if (!found->is_object()) fail("{}: quantization_config is no object", json.source);
+  const JsonObject quantization{*found, json.source + ": quantization_config"};
+  const auto method = quantization.get<std::string>("quant_method", "");
+  if (method != "fp8")
+    fail(
+        "{}: quant_method is '{}', only 'fp8' (blocks of 128 × 128) is known; take the model's FP8 or BF16 "
+        "folder instead",
+        quantization.source, method);
+  if (const auto format = quantization.get<std::string>("fmt", "e4m3"); format != "e4m3")
+    fail("{}: fmt is '{}', only 'e4m3' is known", quantization.source, format);
+  if (const auto blocks = found->find("weight_block_size");
+      blocks == found->end() || *blocks != Json::array({128, 128}))
+    fail("{}: weight_block_size is {}, only [128, 128] is known", quantization.source,
+         blocks == found->end() ? "missing" : blocks->dump());
+}
+
+// How experts are chosen: "noaux_tc" (V3) with balance bias and groups by their two best; V2 by plain scores,
+// "group_limited_greedy" with groups by their best, "greedy" without groups whatever n_group says.
+void apply_topk_method(const JsonObject& json, ModelConfig& model) {
+  const std::string by_default = model.is_v3() ? "noaux_tc" : model.n_group > 1 ? "group_limited_greedy" : "greedy";
+  const auto method = json.get<std::string>("topk_method", by_default);
+  if (method == "greedy" && !model.is_v3())
+    model.n_group = model.topk_group = 1;
+  else if (method != (model.is_v3() ? "noaux_tc" : "group_limited_greedy"))
+    fail("{}: topk_method is '{}', which does not go with scoring_func '{}'", json.source, method,
+         scoring_func_name(model.scoring_func));
+  // The authors' V2 code scales gates only where it does not normalise them.
+  if (!model.is_v3() && model.norm_topk_prob && model.num_experts_per_tok > 1) model.routed_scaling_factor = 1;
+}
+
+// rope_theta and rope_scaling, or what newer files have in their place, rope_parameters.
+void read_rope(const JsonObject& json, ModelConfig& model) {
+  model.rope_theta = json.get<double>("rope_theta", 10000);
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const auto found = json.object.find(key);
+    if (found == json.object.end() || found->is_null()) continue;
+    if (!found->is_object()) fail("{}: {} is no object", json.source, key);
+    const JsonObject rope{*found, json.source + ": " + key};
+    model.rope_theta = rope.get<double>("rope_theta", model.rope_theta);
+    if (found->contains("factor") || !found->contains("rope_theta")) model.rope_scaling = yarn_from_json(rope);
+  }
 }
 
 // Limits far beyond any model, within which every count of parameters stays below 2^63: 3 · width · width ·
@@ -182,12 +240,16 @@ ModelConfig ModelConfig::from_json(const std::string& text, const std::string& s
   const JsonObject json{root, source};
   ModelConfig model;
   const std::string type = json.get<std::string>("model_type", "");
+  if (type == "deepseek_v32")
+    fail("{}: model_type is '{}': sparse attention is not supported; V3.1 is the latest of the family that is",
+         source, type);
   if (type != "deepseek_v3" && type != "deepseek_v2" && type != "kimi_k2")
     fail("{}: model_type is '{}', known are deepseek_v3, deepseek_v2 and kimi_k2", source, type);
   if (json.get<bool>("tie_word_embeddings", false))
     fail("{}: tie_word_embeddings is true, which no such model has", source);
   if (const auto act = json.get<std::string>("hidden_act", "silu"); act != "silu")
     fail("{}: hidden_act is '{}', expected 'silu'", source, act);
+  refuse_unknown_arithmetic(json);
   model.vocab_size = json.require<int64_t>("vocab_size");
   model.hidden_size = json.require<int64_t>("hidden_size");
   model.num_hidden_layers = json.require<int64_t>("num_hidden_layers");
@@ -209,15 +271,12 @@ ModelConfig ModelConfig::from_json(const std::string& text, const std::string& s
   model.qk_nope_head_dim = json.require<int64_t>("qk_nope_head_dim");
   model.qk_rope_head_dim = json.require<int64_t>("qk_rope_head_dim");
   model.v_head_dim = json.require<int64_t>("v_head_dim");
-  model.rope_theta = json.get<double>("rope_theta", 10000);
+  read_rope(json, model);
   model.rms_norm_eps = json.get<double>("rms_norm_eps", 1e-6);
   model.max_position_embeddings = json.get<int64_t>("max_position_embeddings", 4096);
   model.num_nextn_predict_layers = json.get<int64_t>("num_nextn_predict_layers", 0);
   model.initializer_range = json.get<double>("initializer_range", 0.006);
-  if (const auto scaling = root.find("rope_scaling"); scaling != root.end() && !scaling->is_null()) {
-    if (!scaling->is_object()) fail("{}: rope_scaling is no object", source);
-    model.rope_scaling = yarn_from_json({*scaling, source + ": rope_scaling"});
-  }
+  apply_topk_method(json, model);
   try {
     model.validate();
   } catch (const Error& error) {

@@ -9,45 +9,45 @@ namespace moray::deepseek {
 
 namespace {
 
-void allocate_attention(const Exec& exec, const ModelConfig& config, Mla& mla) {
+void allocate_attention(const MakeTensor& make, const ModelConfig& config, Mla& mla) {
   const int64_t hidden = config.hidden_size, key_width = config.qk_nope_head_dim + config.qk_rope_head_dim;
   const int64_t heads = config.num_attention_heads;
   if (mla.has_q_lora) {
-    mla.q_a_proj.weight_OI = exec.empty({config.q_lora_rank, hidden});
-    mla.q_a_layernorm.weight_D = exec.empty({config.q_lora_rank});
-    mla.q_b_proj.weight_OI = exec.empty({heads * key_width, config.q_lora_rank});
+    mla.q_a_proj.weight_OI = make({config.q_lora_rank, hidden});
+    mla.q_a_layernorm.weight_D = make({config.q_lora_rank});
+    mla.q_b_proj.weight_OI = make({heads * key_width, config.q_lora_rank});
   } else {
-    mla.q_proj.weight_OI = exec.empty({heads * key_width, hidden});
+    mla.q_proj.weight_OI = make({heads * key_width, hidden});
   }
-  mla.kv_a_proj_with_mqa.weight_OI = exec.empty({config.kv_lora_rank + config.qk_rope_head_dim, hidden});
-  mla.kv_a_layernorm.weight_D = exec.empty({config.kv_lora_rank});
+  mla.kv_a_proj_with_mqa.weight_OI = make({config.kv_lora_rank + config.qk_rope_head_dim, hidden});
+  mla.kv_a_layernorm.weight_D = make({config.kv_lora_rank});
   mla.kv_b_proj.weight_OI =
-      exec.empty({heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank});
-  mla.o_proj.weight_OI = exec.empty({hidden, heads * config.v_head_dim});
+      make({heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank});
+  mla.o_proj.weight_OI = make({hidden, heads * config.v_head_dim});
 }
 
-void allocate_mlp(const Exec& exec, int64_t hidden, int64_t width, Mlp& mlp) {
-  mlp.gate_proj.weight_OI = exec.empty({width, hidden});
-  mlp.up_proj.weight_OI = exec.empty({width, hidden});
-  mlp.down_proj.weight_OI = exec.empty({hidden, width});
+void allocate_mlp(const MakeTensor& make, int64_t hidden, int64_t width, Mlp& mlp) {
+  mlp.gate_proj.weight_OI = make({width, hidden});
+  mlp.up_proj.weight_OI = make({width, hidden});
+  mlp.down_proj.weight_OI = make({hidden, width});
 }
 
-Block allocate_block(const Exec& exec, const ModelConfig& config, bool moe) {
+Block allocate_block(const MakeTensor& make, const ModelConfig& config, bool moe) {
   Block block = make_block(config, moe);
   const int64_t hidden = config.hidden_size, width = config.moe_intermediate_size;
-  block.input_layernorm.weight_D = exec.empty({hidden});
-  block.post_attention_layernorm.weight_D = exec.empty({hidden});
-  allocate_attention(exec, config, block.self_attn);
+  block.input_layernorm.weight_D = make({hidden});
+  block.post_attention_layernorm.weight_D = make({hidden});
+  allocate_attention(make, config, block.self_attn);
   if (!moe) {
-    allocate_mlp(exec, hidden, config.intermediate_size, block.mlp);
+    allocate_mlp(make, hidden, config.intermediate_size, block.mlp);
     return block;
   }
   const int64_t experts = config.n_routed_experts;
-  block.gate.weight_ED = exec.empty({experts, hidden});
-  if (block.gate.has_bias) block.gate.bias_E = exec.empty({experts});
-  block.experts.gate_proj_EFD = exec.empty({experts, width, hidden});
-  block.experts.up_proj_EFD = exec.empty({experts, width, hidden});
-  block.experts.down_proj_EDF = exec.empty({experts, hidden, width});
+  block.gate.weight_ED = make({experts, hidden});
+  if (block.gate.has_bias) block.gate.bias_E = make({experts});
+  block.experts.gate_proj_EFD = make({experts, width, hidden});
+  block.experts.up_proj_EFD = make({experts, width, hidden});
+  block.experts.down_proj_EDF = make({experts, hidden, width});
   if (block.has_mlp) allocate_mlp(exec, hidden, config.n_shared_experts * width, block.mlp);
   return block;
 }
@@ -88,21 +88,25 @@ void Model::set_precision(const Precision& precision) {
 Model allocate_model(const Exec& exec, const ModelConfig& config) {
   Model model;
   model.config = config;
-  model.embed_tokens_VD = exec.empty({config.vocab_size, config.hidden_size});
-  model.lm_head_VD = exec.empty({config.vocab_size, config.hidden_size});
-  model.norm = {exec.empty({config.hidden_size}), config.rms_norm_eps};
+  model.embed_tokens_VD = make({config.vocab_size, config.hidden_size});
+  model.lm_head_VD = make({config.vocab_size, config.hidden_size});
+  model.norm = {make({config.hidden_size}), config.rms_norm_eps};
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
-    model.layers.push_back(allocate_block(exec, config, config.is_moe_layer(layer)));
+    model.layers.push_back(allocate_block(make, config, config.is_moe_layer(layer)));
   for (int64_t depth = 0; depth < config.num_nextn_predict_layers; ++depth) {
     MtpModule module;
     module.enorm = module.hnorm = module.shared_head_norm = {{}, config.rms_norm_eps};
     for (RmsNorm* norm : {&module.enorm, &module.hnorm, &module.shared_head_norm})
-      norm->weight_D = exec.empty({config.hidden_size});
-    module.eh_proj.weight_OI = exec.empty({config.hidden_size, 2 * config.hidden_size});
-    module.block = allocate_block(exec, config, /*moe=*/true);
+      norm->weight_D = make({config.hidden_size});
+    module.eh_proj.weight_OI = make({config.hidden_size, 2 * config.hidden_size});
+    module.block = allocate_block(make, config, /*moe=*/true);
     model.mtp.push_back(std::move(module));
   }
   return model;
+}
+
+Model allocate_model(const Exec& exec, const ModelConfig& config) {
+  return make_model(config, [&](const Shape& shape) { return exec.empty(shape); });
 }
 
 void initialize(const Exec& exec, Model& model, uint64_t seed) {

@@ -20,6 +20,10 @@ struct Model {
   void set_precision(const Precision&);
 };
 
+// The whole tree, with make(shape) for every tensor.
+using MakeTensor = std::function<Tensor(const Shape&)>;
+Model make_model(const ModelConfig&, const MakeTensor& make);
+
 // Weights uninitialised, of exec's dtype.
 Model allocate_model(const Exec&, const ModelConfig&);
 

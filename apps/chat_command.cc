@@ -1,0 +1,208 @@
+#include "apps/chat_command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "chat/answer.h"
+#include "chat/template.h"
+#include "data/utf8.h"
+
+namespace moray {
+
+namespace {
+
+// Ctrl-C stops the answer; at the prompt it only clears the line.
+std::atomic<bool> interrupted = false;
+
+class InterruptGuard {
+ public:
+  InterruptGuard() {
+    struct sigaction action {};
+    action.sa_handler = [](int) { interrupted = true; };  // without SA_RESTART: a waiting read returns
+    ::sigaction(SIGINT, &action, &before_);
+  }
+  ~InterruptGuard() { ::sigaction(SIGINT, &before_, nullptr); }
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+
+ private:
+  struct sigaction before_ {};
+};
+
+// Writes an answer as it comes: the reasoning dimmed on a terminal, else between two lines that say so.
+class AnswerPrinter {
+ public:
+  explicit AnswerPrinter(bool silent) : silent_(silent), terminal_(::isatty(STDOUT_FILENO) != 0) {}
+
+  void show(const AnswerDelta& delta) {
+    if (!delta.reasoning.empty()) part(Part::reasoning, delta.reasoning);
+    if (!delta.content.empty()) part(Part::content, delta.content);
+    for (const AnswerDelta::Call& call : delta.calls)
+      part(Part::content, call.name.empty() ? call.arguments : fmt::format("\n[tool {}] {}", call.name, call.arguments));
+  }
+  void finish() {
+    write(replace_invalid_utf8(characters_.finish()));
+    enter(Part::none);
+    write("\n");
+  }
+
+ private:
+  enum class Part { none, reasoning, content };
+
+  void part(Part next, const std::string& text) {
+    enter(next);
+    write(replace_invalid_utf8(characters_.push(text)));
+  }
+  void enter(Part next) {
+    if (next == part_) return;
+    if (part_ == Part::reasoning) write(terminal_ ? "\033[0m\n\n" : "\n[end of reasoning]\n");
+    if (next == Part::reasoning) write(terminal_ ? "\033[2m" : "[reasoning]\n");
+    part_ = next;
+  }
+  void write(const std::string& text) const {
+    if (silent_) return;
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  bool silent_, terminal_;
+  Part part_ = Part::none;
+  Utf8Stream characters_;
+};
+
+Thinking thinking_of(const std::string& name) {
+  return name == "on" ? Thinking::on : name == "off" ? Thinking::off : Thinking::by_default;
+}
+
+class Chat {
+ public:
+  Chat(const ChatOptions& options, Serving& serving)
+      : options_(options),
+        serving_(serving),
+        template_(options.chat_template.empty() ? read_chat_template(serving.folder())
+                                                : chat_template_named(options.chat_template)),
+        thinking_(thinking_of(options.thinking)) {
+    restart();
+  }
+
+  void restart() {
+    conversation_.messages.clear();
+    if (!options_.system.empty())
+      conversation_.messages.push_back({.role = Role::system, .content = options_.system});
+  }
+  void set_thinking(Thinking thinking) { thinking_ = thinking; }
+
+  // The answer to one more message of the user, shown as it comes and remembered.
+  Generation answer(const std::string& message, Answer& answer, bool silent) {
+    conversation_.messages.push_back({.role = Role::user, .content = message});
+    const ChatPrompt prompt = render_chat(template_, conversation_, thinking_);
+    const std::vector<int32_t> ids = prompt.encode(serving_.tokenizer());
+    const int64_t room = serving_.engine().context_tokens() - static_cast<int64_t>(ids.size());
+    if (room < 1) {
+      conversation_.messages.pop_back();
+      fail("the conversation of {} tokens fills the context of {}; /new begins another", ids.size(),
+           serving_.engine().context_tokens());
+    }
+    const GenerateOptions generate_options{options_.sampling, std::min(options_.max_tokens, room),
+                                           serving_.end_tokens(), serving_.tokenizer().vocabulary_size()};
+    AnswerParser parser(template_.family, prompt.within_thinking);
+    AnswerPrinter printer(silent);
+    interrupted = false;
+    const Generation generation =
+        generate(serving_.engine(), ids, generate_options, [&](const GeneratedToken& token) {
+          printer.show(parser.push(serving_.tokenizer().token_bytes(token.id)));
+          return !interrupted;
+        });
+    printer.show(parser.finish());
+    printer.finish();
+    answer = parser.answer();
+    conversation_.messages.push_back(
+        {.role = Role::assistant, .content = answer.content, .tool_calls = answer.tool_calls});
+    return generation;
+  }
+
+ private:
+  const ChatOptions& options_;
+  Serving& serving_;
+  ChatTemplate template_;
+  Thinking thinking_;
+  Conversation conversation_;
+};
+
+void print_speed(const Generation& generation) {
+  const auto rate = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0; };
+  const auto computed = static_cast<double>(generation.computed_prompt_tokens);
+  const auto tokens = static_cast<double>(generation.tokens.size());
+  fmt::print(stderr, "[prompt {} tokens in {:.2f} s ({:.1f}/s), answer {} tokens ({:.2f}/s){}]\n",
+             generation.computed_prompt_tokens, generation.prompt_seconds,
+             rate(computed, generation.prompt_seconds), generation.tokens.size(), rate(tokens, generation.seconds),
+             generation.finish == FinishReason::length ? ", cut at --max-tokens" : "");
+}
+
+int answer_one(Chat& chat, const ChatOptions& options) {
+  Answer answer;
+  const Generation generation = chat.answer(options.message, answer, options.json);
+  if (!options.json) {
+    print_speed(generation);
+    return 0;
+  }
+  const nlohmann::ordered_json json{{"reasoning", replace_invalid_utf8(answer.reasoning)},
+                                    {"content", replace_invalid_utf8(answer.content)},
+                                    {"completion_tokens", generation.tokens.size()},
+                                    {"finish_reason", generation.finish == FinishReason::length ? "length" : "stop"},
+                                    {"prompt_seconds", generation.prompt_seconds},
+                                    {"seconds", generation.seconds}};
+  fmt::print("{}\n", json.dump());
+  return 0;
+}
+
+int converse(Chat& chat) {
+  const bool terminal = ::isatty(STDIN_FILENO) != 0;
+  if (terminal)
+    fmt::print(stderr, "/new begins another conversation, /think on|off, Ctrl-C stops an answer, Ctrl-D ends\n");
+  while (true) {
+    if (terminal) fmt::print(stderr, "> ");
+    std::string line;
+    if (!std::getline(std::cin, line)) {
+      if (!interrupted.exchange(false)) return 0;
+      std::cin.clear();
+      std::clearerr(stdin);
+      fmt::print(stderr, "\n");
+      continue;
+    }
+    if (line.empty()) continue;
+    if (line == "/quit") return 0;
+    if (line == "/new") {
+      chat.restart();
+    } else if (line == "/think on" || line == "/think off") {
+      chat.set_thinking(thinking_of(line.substr(line.rfind(' ') + 1)));
+    } else {
+      try {
+        Answer answer;
+        print_speed(chat.answer(line, answer, false));
+      } catch (const Error& error) {  // what cannot be answered does not end the conversation
+        fmt::print(stderr, "{}\n", error.what());
+        if (!terminal) return 1;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int run_chat(const ChatOptions& options) {
+  options.sampling.validate();
+  if (options.json && options.message.empty()) fail("chat: --json goes with --message");
+  Serving serving(options.serving, options.max_tokens);
+  Chat chat(options, serving);
+  const InterruptGuard guard;
+  return options.message.empty() ? converse(chat) : answer_one(chat, options);
+}
+
+}  // namespace moray

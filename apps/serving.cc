@@ -1,0 +1,96 @@
+#include "apps/serving.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/json.h"
+#include "checkpoint/checkpoint.h"
+#include "report/progress.h"
+#include "train/model_folder.h"
+
+namespace moray {
+
+namespace {
+
+DType cache_dtype_of(const std::string& asked, bool all_f32) {
+  if (asked == "auto") return all_f32 ? DType::f32 : DType::bf16;
+  if (asked == "f32") return DType::f32;
+  if (asked == "bf16") return DType::bf16;
+  fail("--cache is '{}', expected 'auto', 'bf16' or 'f32'", asked);
+}
+
+// eos_token_id of a JSON file: an integer or a list.
+void append_end_tokens(const fs::path& path, std::vector<int32_t>& ids) {
+  if (!fs::exists(path)) return;
+  const nlohmann::json config = parse_json(read_file(path), path.string());
+  const nlohmann::json* found = json_find(config, "eos_token_id", path.string());
+  if (found == nullptr) return;
+  for (const nlohmann::json& id : found->is_array() ? *found : nlohmann::json::array({*found})) {
+    if (!id.is_number_integer()) fail("{}: eos_token_id is {}, expected an integer", path.string(), id.dump());
+    ids.push_back(id.get<int32_t>());
+  }
+}
+
+}  // namespace
+
+Serving::Serving(const ServingOptions& options, int64_t expected_tokens)
+    : workplace_(options.threads), folder_(resolve_model_folder(options.model)) {
+  const fs::path checkpoint = folder_.parent_path();
+  if (fs::exists(checkpoint / "manifest.json")) verify_checkpoint(checkpoint);
+  if (options.weights != "model" && options.weights != "ema")
+    fail("--weights is '{}', expected 'model' or 'ema'", options.weights);
+  tokenizer_ = Tokenizer::read(folder_);
+  load(options, expected_tokens);
+  const int64_t vocabulary = served_.model.config.vocab_size;
+  if (tokenizer_->vocabulary_size() > vocabulary)
+    fail("{}: its tokenizer has {} tokens, the model's vocabulary {}", folder_.string(),
+         tokenizer_->vocabulary_size(), vocabulary);
+  engine_.emplace(exec(), served_,
+                  EngineOptions{cache_dtype_, options.chunk_tokens, options.context_tokens});
+}
+
+void Serving::load(const ServingOptions& options, int64_t expected_tokens) {
+  const SafetensorsFolder weights(folder_);
+  const WeightPlan plan = plan_weights(weights, read_model_config(folder_), /*with_mtp=*/false);
+  const bool all_f32 = std::ranges::all_of(
+      plan.tensors, [](const PlannedTensor& tensor) { return tensor.dtype == DType::f32; });
+  cache_dtype_ = cache_dtype_of(options.cache, all_f32);
+  const int64_t tokens = options.context_tokens > 0 ? options.context_tokens : expected_tokens;
+  expect_memory(plan,
+                static_cast<size_t>(tokens) *
+                    LatentCache::token_bytes(plan.config, plan.config.num_hidden_layers, cache_dtype_),
+                available_memory_bytes());
+  Progress progress("load", static_cast<int64_t>(plan.bytes()), "bytes");
+  served_ = load_weights(exec(), weights, plan, [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
+  if (options.weights == "ema") load_average(folder_.parent_path() / "state" / "ema.safetensors");
+}
+
+void Serving::load_average(const fs::path& file) {
+  if (!fs::exists(file))
+    fail("{}: this checkpoint has no moving average (train.ema_decay)", folder_.parent_path().string());
+  const SafetensorsFile average(file);
+  for (const deepseek::NamedWeight& weight : deepseek::named_weights(served_.model))
+    average.read(weight.name, weight.tensor);
+}
+
+std::vector<int32_t> Serving::end_tokens() const {
+  std::vector<int32_t> ids;
+  append_end_tokens(folder_ / "generation_config.json", ids);
+  append_end_tokens(folder_ / "config.json", ids);
+  if (const auto end = tokenizer().end_of_sentence()) ids.push_back(*end);
+  for (std::string_view name : {kEndOfSentence, std::string_view("<|im_end|>")})
+    if (const auto id = tokenizer().id(name)) ids.push_back(*id);
+  std::ranges::sort(ids);
+  ids.erase(std::ranges::unique(ids).begin(), ids.end());
+  return ids;
+}
+
+std::vector<int32_t> Serving::prompt_start() const {
+  std::vector<int32_t> ids;
+  tokenizer().begin_prompt(ids);
+  if (ids.empty())
+    if (const auto end = tokenizer().id(kEndOfSentence)) ids.push_back(*end);
+  return ids;
+}
+
+}  // namespace moray

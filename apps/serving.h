@@ -1,0 +1,52 @@
+// What generate, chat and eval share: a model folder made ready to serve, its tokenizer, and an engine.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/model_argument.h"
+#include "serve/generate.h"
+
+namespace moray {
+
+struct ServingOptions {
+  std::string model;
+  std::string weights = "model";  // or "ema"
+  std::string cache = "auto";     // "bf16", "f32", or f32 where all weights are
+  int64_t context_tokens = 0;     // 0: the model's positions, as far as memory goes
+  int64_t chunk_tokens = 512;
+  int threads = 0;
+};
+
+class Serving {
+ public:
+  // Checks the folder, compares its need with the machine's memory, loads. `expected_tokens`: the cache that
+  // must fit beside the weights. Throws Error.
+  Serving(const ServingOptions& options, int64_t expected_tokens);
+
+  Exec& exec() { return workplace_.exec; }
+  Engine& engine() { return *engine_; }
+  const fs::path& folder() const { return folder_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const ServedModel& served() const { return served_; }
+
+  // Tokens that end an answer: what generation_config.json, config.json and the tokenizer name.
+  std::vector<int32_t> end_tokens() const;
+  // What a prompt of plain text begins with: the tokenizer's begin-of-sentence where its prompts have one,
+  // else the end-of-sentence that documents follow in training.
+  std::vector<int32_t> prompt_start() const;
+
+ private:
+  void load(const ServingOptions& options, int64_t expected_tokens);
+  void load_average(const fs::path& file);
+
+  Workplace workplace_;
+  fs::path folder_;
+  std::optional<Tokenizer> tokenizer_;
+  ServedModel served_;
+  DType cache_dtype_ = DType::bf16;
+  std::optional<Engine> engine_;
+};
+
+}  // namespace moray

@@ -1,0 +1,95 @@
+// T rows, I inputs, O outputs.
+#include "ops/weight_matmul.h"
+
+#include <vector>
+
+#include "backend/cpu/kernels_list.h"
+#include "backend/cpu/matmul_problems.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/weight_matmul.cc"
+#include <hwy/foreach_target.h>
+// After foreach_target.h, as Highway wants it.
+#include "backend/cpu/weight_rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace moray::cpu::HWY_NAMESPACE {
+
+void run_rows_task(const RowsTask& task) {
+  switch (task.weight->values_OI.dtype()) {
+    case DType::bf16: return rows_task_of<bf16>(task);
+    case DType::f8_e4m3: return rows_task_of<e4m3>(task);
+    default: return rows_task_of<float>(task);
+  }
+}
+
+}  // namespace moray::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace moray::cpu {
+namespace {
+
+HWY_EXPORT(run_rows_task);
+
+// x with rows that may be read up to a multiple of 4 elements.
+Tensor readable(Exec& exec, const Tensor& x_TI) {
+  const int64_t rows = x_TI.extent(0), inputs = x_TI.extent(1), padded = (inputs + 3) / 4 * 4;
+  if (inputs == padded) return x_TI;
+  const Tensor copy = exec.zeros({rows, padded});
+  for (int64_t t = 0; t < rows; ++t)
+    std::copy_n(x_TI.data<float>() + t * inputs, inputs, copy.data<float>() + t * padded);
+  return copy;
+}
+
+MatmulOperand weight_operand(const StoredWeight& w) {
+  MatmulOperand operand{w.values_OI.raw(), w.values_OI.dtype(), w.inputs(), false};
+  if (operand.dtype == DType::f8_e4m3)
+    operand.scales = {w.scales.data<float>(), w.scales.extent(1), w.first_row};
+  return operand;
+}
+
+// The blocked products of many rows.
+void run_blocked(Exec& exec, std::span<const WeightProduct> products) {
+  static thread_local std::vector<std::vector<KBlock>> blocks;  // of each product
+  static thread_local std::vector<MatmulProblem> problems;
+  blocks.resize(std::max(blocks.size(), products.size()));
+  problems.clear();
+  for (size_t i = 0; i < products.size(); ++i) {
+    const WeightProduct& p = products[i];
+    if (p.x_TI.extent(0) <= kMostRowsDirect) continue;
+    blocks[i].clear();
+    append_k_blocks(0, p.w_OI.inputs(), blocks[i]);
+    problems.push_back({matmul_operand(p.x_TI, false), weight_operand(p.w_OI), matmul_output(p.y_TO, false),
+                        p.x_TI.extent(0), p.w_OI.outputs(), blocks[i]});
+  }
+  if (!problems.empty()) run_matmuls(exec, problems);
+}
+
+void forward(Exec& exec, std::span<const WeightProduct> products) {
+  static thread_local std::vector<RowsTask> tasks;
+  tasks.clear();
+  std::vector<Tensor> copies;
+  for (const WeightProduct& p : products) {
+    const int64_t rows = p.x_TI.extent(0);
+    if (rows == 0 || rows > kMostRowsDirect) continue;
+    const Tensor x = readable(exec, p.x_TI);
+    copies.push_back(x);
+    for (int64_t o = 0; o < p.w_OI.outputs(); o += kTaskOutputs)
+      tasks.push_back({&p.w_OI, x.data<float>(), x.extent(1), rows, p.y_TO.data<float>(), o});
+  }
+  const std::vector<RowsTask>& list = tasks;  // the caller's, not each worker's thread-local
+  exec.pool->for_each(static_cast<int64_t>(list.size()), [&](int64_t index, int) {
+    HWY_DYNAMIC_DISPATCH(run_rows_task)(list[static_cast<size_t>(index)]);
+  });
+  run_blocked(exec, products);
+}
+
+}  // namespace
+
+void register_weight_matmul() {
+  kernels<WeightMatmulKernels>(Device::cpu) = {forward};
+}
+
+}  // namespace moray::cpu
+#endif  // HWY_ONCE

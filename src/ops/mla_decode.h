@@ -1,0 +1,32 @@
+// Attention of MLA in its absorbed form, for generated tokens: the key half of kv_b_proj is folded into the
+// query, so that all heads attend to the cached latents themselves; its value half multiplies what comes out.
+//
+// T tokens, H heads, N qk_nope_head_dim, R qk_rope_head_dim, V v_head_dim, C kv_lora_rank, P cached positions.
+//
+// absorb: each output sums over N as ops/matmul.h says. attend: a score sums over the C + R numbers of a
+// latent and its rotary key as ops/matmul.h says, then is scaled; exp(score − greatest) is summed over each
+// block of 128 positions in 16 virtual lanes joined by halves, block sums in order; outputs sum over
+// positions as ops/matmul.h says and are divided by that sum.
+#pragma once
+
+#include "ops/mla_attention.h"
+#include "ops/weight_matmul.h"
+
+namespace moray {
+
+struct MlaDecodeKernels {
+  void (*absorb)(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShape&,
+                 const Tensor& q_latent) = nullptr;
+  void (*attend)(Exec&, const Tensor& q, const Tensor& q_latent, const Tensor& latents_PC,
+                 const Tensor& k_rope_PR, const MlaShape&, const Tensor& o_latent) = nullptr;
+};
+
+// q_latent_T(HC)[t, h] = Σ_n q[t, h, n] · kv_b_proj[h(N + V) + n]; q as in ops/mla_attention.h.
+void mla_absorb(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShape&,
+                const Tensor& q_latent);
+
+// One token (T = 1) over all P cached positions, its own among them. Latents and rotary keys are f32 or bf16.
+void mla_attend(Exec&, const Tensor& q, const Tensor& q_latent, const Tensor& latents_PC,
+                const Tensor& k_rope_PR, const MlaShape&, const Tensor& o_latent);
+
+}  // namespace moray

@@ -1,0 +1,100 @@
+// H heads, N qk_nope_head_dim, R qk_rope_head_dim, V v_head_dim, C kv_lora_rank, P positions.
+#include "ops/mla_decode.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "ops/tolerances.h"
+#include "tests/support/workbench.h"
+
+namespace moray {
+namespace {
+
+struct DecodeCase {
+  MlaShape shape;
+  int64_t latent, positions;
+  bool bf16_cache = false;
+};
+
+void PrintTo(const DecodeCase& c, std::ostream* os) {
+  *os << c.shape.heads << " heads of " << c.shape.qk_nope_head_dim << "+" << c.shape.qk_rope_head_dim << "/"
+      << c.shape.v_head_dim << ", latents of " << c.latent << ", " << c.positions << " positions";
+}
+
+struct Decode {
+  Tensor q, q_latent, latents, k_rope, o_latent;
+  StoredWeight kv_b;
+
+  Decode(const DecodeCase& c, Workbench& bench) {
+    const auto cached = [&](const char* name, Shape shape) {
+      return c.bf16_cache ? bench.normal_bf16(name, shape) : bench.normal(name, shape);
+    };
+    q = bench.normal("q", {1, c.shape.q_width()});
+    q_latent = bench.empty({1, c.shape.heads * c.latent});
+    latents = cached("latents", {c.positions, c.latent});
+    k_rope = cached("k_rope", {c.positions, c.shape.qk_rope_head_dim});
+    o_latent = bench.empty(q_latent.shape());
+    kv_b = {bench.normal_bf16("kv_b", {c.shape.kv_width(), c.latent}, 0.1), {}, 0};
+  }
+  NamedOutputs run(const DecodeCase& c, Exec& exec) const {
+    mla_absorb(exec, q, kv_b, c.shape, q_latent);
+    mla_attend(exec, q, q_latent, latents, k_rope, c.shape, o_latent);
+    return {{"q_latent", q_latent}, {"o_latent", o_latent}};
+  }
+};
+
+class MlaDecode : public testing::TestWithParam<DecodeCase> {};
+
+TEST_P(MlaDecode, AgreesWithReference) {
+  expect_close(tolerance::kAttention,
+               [](Workbench& bench) { return Decode(GetParam(), bench).run(GetParam(), bench.exec); });
+}
+
+TEST_P(MlaDecode, DoesNotDependOnThreads) {
+  expect_same_bits_on_threads(
+      [](Workbench& bench) { return Decode(GetParam(), bench).run(GetParam(), bench.exec); });
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, MlaDecode,
+                         testing::Values(DecodeCase{{4, 16, 8, 16, 0.2}, 32, 1},
+                                         DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, true},
+                                         DecodeCase{{3, 20, 10, 12, 0.15}, 72, 257},
+                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, true}));
+
+// The two forms are one function: absorbed attention, times the value half of kv_b_proj, is the last row of
+// expanded attention over keys and values rebuilt from the same latents.
+TEST(MlaDecode, IsExpandedAttention) {
+  const DecodeCase c{{4, 24, 16, 20, 0.15}, 40, 200};
+  const OpCase expanded = [&](Workbench& bench) {
+    const Decode d(c, bench);
+    const Tensor kv = bench.empty({c.positions, c.shape.kv_width()}), o = bench.empty({1, c.shape.o_width()});
+    weight_matmul(bench.exec, d.latents, d.kv_b, kv);
+    const AttentionMask mask{1, c.positions, {}, c.positions - 1};
+    mla_attention_forward(bench.exec, d.q, kv, d.k_rope, c.shape, mask, o, bench.empty({c.shape.heads, 1}));
+    return NamedOutputs{{"o", o}};
+  };
+  const OpCase absorbed = [&](Workbench& bench) {
+    const Decode d(c, bench);
+    d.run(c, bench.exec);
+    const Tensor o = bench.empty({1, c.shape.o_width()});
+    const int64_t nope = c.shape.qk_nope_head_dim, value = c.shape.v_head_dim;
+    for (int64_t h = 0; h < c.shape.heads; ++h) {
+      const Tensor out = bench.empty({1, value});
+      const Tensor latent = d.o_latent.reshape({c.shape.heads, c.latent}).rows(h, h + 1);
+      weight_matmul(bench.exec, latent, d.kv_b.rows(h * (nope + value) + nope, (h + 1) * (nope + value)), out);
+      std::memcpy(o.raw() + static_cast<size_t>(h) * out.bytes(), out.raw(), out.bytes());
+    }
+    return NamedOutputs{{"o", o}};
+  };
+  Workbench f64(Device::reference, DType::f64), f32(Device::cpu, DType::f32);
+  const Tensor exact = expanded(f64)[0].second, also = absorbed(f64)[0].second;
+  const Tensor near = absorbed(f32)[0].second;
+  for (int64_t i = 0; i < exact.elements(); ++i) {
+    EXPECT_NEAR(exact.data<double>()[i], also.data<double>()[i], 1e-13);
+    EXPECT_NEAR(exact.data<double>()[i], static_cast<double>(near.data<float>()[i]), 1e-5);
+  }
+}
+
+}  // namespace
+}  // namespace moray

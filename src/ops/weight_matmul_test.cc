@@ -1,0 +1,108 @@
+// T rows, I inputs, O outputs.
+#include "ops/weight_matmul.h"
+
+#include <gtest/gtest.h>
+
+#include "ops/matmul.h"
+#include "ops/tolerances.h"
+#include "tests/support/workbench.h"
+
+namespace moray {
+namespace {
+
+struct WeightCase {
+  DType dtype;
+  int64_t rows, inputs, outputs;
+  int64_t first_row = 0;  // of the slice that is multiplied with
+};
+
+void PrintTo(const WeightCase& c, std::ostream* os) {
+  *os << dtype_name(c.dtype) << " " << c.rows << "x" << c.inputs << "x" << c.outputs << " from row "
+      << c.first_row;
+}
+
+// The same numbers on every device. FP8: every code but the two NaNs, subnormal ones and both zeros included.
+StoredWeight weight_of(const WeightCase& c, Workbench& bench) {
+  const int64_t rows = c.first_row + c.outputs;
+  StoredWeight weight;
+  if (c.dtype == DType::bf16) {
+    weight.values_OI = bench.normal_bf16("w", {rows, c.inputs});
+  } else if (c.dtype == DType::f32) {
+    Workbench plain(Device::cpu, DType::f32);
+    const Tensor w = plain.normal("w", {rows, c.inputs});
+    weight.values_OI = Tensor::empty(*bench.exec.allocator, w.shape(), DType::f32);
+    weight.values_OI.copy_from(w);
+  } else {
+    const Tensor codes = bench.ints_below("codes", {rows, c.inputs}, 256);
+    weight.values_OI = Tensor::empty(*bench.exec.allocator, codes.shape(), DType::f8_e4m3);
+    for (int64_t i = 0; i < codes.elements(); ++i) {
+      const auto code = static_cast<uint8_t>(codes.data<int32_t>()[i]);
+      weight.values_OI.data<e4m3>()[i].bits = (code & 0x7f) == 0x7f ? uint8_t{1} : code;
+    }
+    const Shape blocks{(rows + kTile - 1) / kTile, (c.inputs + kTile - 1) / kTile};
+    weight.scales = Tensor::empty(*bench.exec.allocator, blocks, DType::f32);
+    for (int64_t i = 0; i < blocks.elements(); ++i)
+      weight.scales.data<float>()[i] = 0.001f * static_cast<float>(1 + i % 7) / 3.0f;
+  }
+  return weight.rows(c.first_row, rows);
+}
+
+class WeightMatmul : public testing::TestWithParam<WeightCase> {};
+
+Tensor product(Workbench& bench, const WeightCase& c) {
+  const Tensor x = bench.normal("x", {c.rows, c.inputs}), y = bench.empty({c.rows, c.outputs});
+  weight_matmul(bench.exec, x, weight_of(c, bench), y);
+  return y;
+}
+
+TEST_P(WeightMatmul, AgreesWithReference) {
+  expect_close(tolerance::kMatmul,
+               [](Workbench& bench) { return NamedOutputs{{"y", product(bench, GetParam())}}; });
+}
+
+TEST_P(WeightMatmul, HasTheReferencesBits) {
+  expect_reference_bits([](Workbench& bench) { return NamedOutputs{{"y", product(bench, GetParam())}}; });
+}
+
+TEST_P(WeightMatmul, DoesNotDependOnThreads) {
+  expect_same_bits_on_threads(
+      [](Workbench& bench) { return NamedOutputs{{"y", product(bench, GetParam())}}; });
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, WeightMatmul,
+                         testing::Values(WeightCase{DType::f32, 1, 300, 130}, WeightCase{DType::f32, 40, 128, 70},
+                                         WeightCase{DType::bf16, 1, 257, 200}, WeightCase{DType::bf16, 3, 512, 64},
+                                         WeightCase{DType::bf16, 4, 66, 17}, WeightCase{DType::bf16, 9, 300, 33},
+                                         WeightCase{DType::f8_e4m3, 1, 384, 256},
+                                         WeightCase{DType::f8_e4m3, 2, 130, 65, 100},
+                                         WeightCase{DType::f8_e4m3, 1, 7, 3},
+                                         WeightCase{DType::f8_e4m3, 6, 200, 140, 20},
+                                         WeightCase{DType::f8_e4m3, 70, 261, 150, 90}));
+
+// One row or many, alone or in company: the same bits, those of matmul_forward.
+TEST(WeightMatmul, RowsDoNotDependOnEachOther) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3}) {
+    Workbench bench(Device::cpu, DType::f32, 2);
+    const WeightCase c{dtype, 50, 200, 150};
+    const Tensor x = bench.normal("x", {c.rows, c.inputs}), all = bench.empty({c.rows, c.outputs});
+    const StoredWeight w = weight_of(c, bench);
+    weight_matmul(bench.exec, x, w, all);
+    for (int64_t step : {1, 2, 4, 7}) {
+      std::vector<WeightProduct> products;
+      const Tensor y = bench.zeros(all.shape());
+      for (int64_t t = 0; t < c.rows; t += step) {
+        const int64_t end = std::min(t + step, c.rows);
+        products.push_back({x.rows(t, end), w, y.rows(t, end)});
+      }
+      weight_matmul(bench.exec, products);
+      EXPECT_TRUE(std::ranges::equal(y.span<float>(), all.span<float>())) << dtype_name(dtype) << " by " << step;
+    }
+    if (dtype == DType::f8_e4m3) continue;
+    const Tensor trained = bench.empty(all.shape());
+    matmul_forward(bench.exec, x, w.values_OI, trained);
+    EXPECT_TRUE(std::ranges::equal(trained.span<float>(), all.span<float>())) << dtype_name(dtype);
+  }
+}
+
+}  // namespace
+}  // namespace moray

@@ -1,0 +1,267 @@
+// The engine against an independent implementation (tests/golden/inference), against training, and against
+// itself in other chunks, threads and with a used cache.
+#include "serve/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "backend/register.h"
+#include "base/random.h"
+#include "ops/cross_entropy.h"
+
+namespace moray {
+namespace {
+
+struct Machine {
+  explicit Machine(int threads = 2) : pool(threads) { register_backends(); }
+  Allocator allocator;
+  ThreadPool pool;
+  Exec exec{Device::cpu, &pool, &allocator, DType::f32};
+};
+
+struct Golden {
+  fs::path folder;
+  nlohmann::json expected;
+  deepseek::ModelConfig config;
+
+  explicit Golden(const std::string& name)
+      : folder(fs::path(MORAY_SOURCE_DIR) / "tests/golden/inference" / name),
+        expected(nlohmann::json::parse(read_file(folder / "expected.json"))),
+        config(deepseek::ModelConfig::from_json(read_file(folder / "config.json"), name)) {}
+
+  ServedModel load(Exec& exec, bool with_mtp = false) const {
+    const SafetensorsFolder weights(folder);
+    return load_weights(exec, weights, plan_weights(weights, config, with_mtp));
+  }
+  std::vector<int32_t> ids(const char* key) const { return expected[key].get<std::vector<int32_t>>(); }
+  std::vector<int32_t> all_ids() const {
+    std::vector<int32_t> all = ids("prompt");
+    for (int32_t id : ids("greedy")) all.push_back(id);
+    return all;
+  }
+};
+
+int32_t greedy(const Tensor& logits) {
+  const auto row = logits.span<float>();
+  return static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
+}
+
+// Every fifth row of the whole sequence is on file.
+constexpr int64_t kRecordedEvery = 5;
+
+// |got − expected| relative to the largest expected logit, over the recorded rows from `first` on; rows_TV
+// begins at position `first`.
+double logit_error(const nlohmann::json& recorded, const Tensor& rows_TV, int64_t first) {
+  double most = 0, error = 0;
+  for (size_t i = 0; i < recorded.size(); ++i) {
+    const int64_t position = static_cast<int64_t>(i) * kRecordedEvery;
+    const auto row = recorded[i].get<std::vector<double>>();
+    for (size_t v = 0; v < row.size(); ++v) {
+      most = std::max(most, std::abs(row[v]));
+      if (position < first || position >= first + rows_TV.extent(0)) continue;
+      const double got = rows_TV.row(position - first).data<float>()[v];
+      error = std::max(error, std::abs(got - row[v]));
+    }
+  }
+  return error / most;
+}
+
+class EngineGolden : public testing::TestWithParam<const char*> {};
+class EngineMtp : public testing::TestWithParam<const char*> {};
+
+TEST_P(EngineGolden, PromptLogitsAndExperts) {
+  const Golden golden(GetParam());
+  Machine machine;
+  const ServedModel served = golden.load(machine.exec);
+  Engine engine(machine.exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 1000});
+  ChosenExperts chosen;
+  engine.chosen = &chosen;
+  Tensor states;
+  engine.append_prompt(golden.all_ids(), [&](int64_t, const Tensor& all) { states = all; });
+  EXPECT_LT(logit_error(golden.expected["logits"], engine.logits(states), 0), golden.expected["tolerance"]);
+  for (size_t layer = 0; layer < chosen.size(); ++layer)
+    for (int64_t t = 0; t < states.extent(0); ++t)
+      EXPECT_TRUE(std::ranges::equal(chosen[layer].row(t).span<int32_t>(),
+                                     golden.expected["experts"][layer][static_cast<size_t>(t)]
+                                         .get<std::vector<int32_t>>()))
+          << "layer " << layer << ", position " << t;
+}
+
+TEST_P(EngineGolden, GreedyTokensWithEitherCache) {
+  const Golden golden(GetParam());
+  Machine machine;
+  const ServedModel served = golden.load(machine.exec);
+  for (DType cache : {DType::f32, DType::bf16}) {
+    const bool exact = golden.folder.string().ends_with("f32");
+    if (exact && cache == DType::bf16) continue;  // its gaps allow for F32's tolerance alone
+    Engine engine(machine.exec, served, {.cache_dtype = cache});
+    Tensor state = engine.append_prompt(golden.ids("prompt"));
+    std::vector<int32_t> tokens;
+    for (size_t i = 0; i < golden.ids("greedy").size(); ++i) {
+      const Tensor logits = engine.logits(state);
+      const double error = logit_error(golden.expected["logits"], logits, engine.length() - 1);
+      EXPECT_LT(error, golden.expected["tolerance"].get<double>() * (cache == DType::f32 ? 1 : 10));
+      tokens.push_back(greedy(logits));
+      state = engine.append_generated(tokens.back());
+    }
+    EXPECT_EQ(tokens, golden.ids("greedy")) << dtype_name(cache);
+  }
+}
+
+TEST_P(EngineMtp, Logits) {
+  const Golden golden(GetParam());
+  Machine machine;
+  Exec& exec = machine.exec;
+  const ServedModel served = golden.load(exec, /*with_mtp=*/true);
+  Engine engine(exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 1000});
+  Tensor states;
+  std::vector<int32_t> ids = golden.all_ids();
+  engine.append_prompt(ids, [&](int64_t, const Tensor& all) { states = all; });
+  ids.erase(ids.begin());
+  const auto count = static_cast<int64_t>(ids.size());
+  LatentCache cache(exec, golden.config, 1, DType::f32);
+  cache.reserve(exec, count);
+  const RopeTable rope = deepseek::make_rope_table(exec, golden.config, count);
+  const Tensor mtp_states = mtp_forward(exec, served.model.mtp[0], served.scales.mtp[0], 0, states.rows(0, count),
+                                        embed(exec, served.model.embed_tokens_VD, ids),
+                                        {0, AttentionForm::expanded, rope, cache});
+  EXPECT_LT(logit_error(golden.expected["mtp_logits"], engine.logits(mtp_states), 0),
+            golden.expected["tolerance"]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, EngineGolden,
+                         testing::Values("v2-lite-f32", "v2-lite-bf16", "v2-bf16", "v3-f32", "v3-bf16", "v3-fp8",
+                                         "moonlight-bf16", "kimi-k2-fp8"));
+
+INSTANTIATE_TEST_SUITE_P(Families, EngineMtp, testing::Values("v3-f32", "v3-bf16", "v3-fp8"));
+
+deepseek::ModelConfig small_config() {
+  deepseek::ModelConfig config = Golden("v3-f32").config;
+  config.num_nextn_predict_layers = 0;
+  config.max_position_embeddings = 2048;
+  config.initializer_range = 0.2;
+  return config;
+}
+
+std::vector<int32_t> random_ids(int64_t count, int64_t vocabulary) {
+  Random random(3, 1);
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(vocabulary))));
+  return ids;
+}
+
+TEST(Engine, PromptsHaveTrainingsBits) {
+  Machine machine;
+  Exec& exec = machine.exec;
+  deepseek::Model model = deepseek::allocate_model(exec, small_config());
+  deepseek::initialize(exec, model, 5);
+  const int64_t count = 200;
+  const std::vector<int32_t> ids = random_ids(count + 1, model.config.vocab_size);
+  const Tensor ids_T = exec.empty_i32({count}), targets_T = exec.empty_i32({count});
+  std::copy_n(ids.begin(), count, ids_T.data<int32_t>());
+  std::copy_n(ids.begin() + 1, count, targets_T.data<int32_t>());
+  const RopeTable rope = deepseek::make_rope_table(exec, model.config, count);
+  const Tensor trained = deepseek::hidden_states(exec, model, ids_T, {.samples = 1, .rows_per_sample = count}, rope);
+  const Tensor loss_T = exec.empty({count});
+  cross_entropy_forward(exec, trained, model.lm_head_VD, targets_T, loss_T);
+
+  const ServedModel served = serve_trained(model);
+  Engine engine(exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 77});
+  std::vector<float> logprobs;
+  engine.append_prompt({ids.data(), static_cast<size_t>(count)}, [&](int64_t first, const Tensor& states) {
+    EXPECT_TRUE(std::ranges::equal(states.span<float>(),
+                                   trained.rows(first, first + states.extent(0)).span<float>()));
+    for (float logprob : engine.logprobs(
+             states, {ids.data() + first + 1, static_cast<size_t>(states.extent(0))}))
+      logprobs.push_back(logprob);
+  });
+  for (int64_t t = 0; t < count; ++t) EXPECT_EQ(-logprobs[static_cast<size_t>(t)], loss_T.data<float>()[t]) << t;
+}
+
+// Numerics, "Training and inference agree": generated tokens within 1e-5 in mean absolute value.
+TEST(Engine, GeneratedTokensAgreeWithTraining) {
+  Machine machine;
+  deepseek::Model model = deepseek::allocate_model(machine.exec, small_config());
+  deepseek::initialize(machine.exec, model, 6);
+  const ServedModel served = serve_trained(model);
+  const std::vector<int32_t> ids = random_ids(301, model.config.vocab_size);
+  const auto logprobs = [&](int64_t prompt) {
+    Engine engine(machine.exec, served, {.cache_dtype = DType::f32});
+    std::vector<float> all;
+    engine.append_prompt({ids.data(), static_cast<size_t>(prompt)}, [&](int64_t first, const Tensor& states) {
+      for (float x : engine.logprobs(states, {ids.data() + first + 1, static_cast<size_t>(states.extent(0))}))
+        all.push_back(x);
+    });
+    while (all.size() + 1 < ids.size()) {
+      const Tensor state = engine.append_generated(ids[all.size()]);
+      all.push_back(engine.logprobs(state, {ids.data() + all.size() + 1, 1})[0]);
+    }
+    return all;
+  };
+  const std::vector<float> expanded = logprobs(300), absorbed = logprobs(20);
+  double difference = 0;
+  for (size_t i = 0; i < expanded.size(); ++i) difference += std::abs(expanded[i] - absorbed[i]);
+  EXPECT_LT(difference / static_cast<double>(expanded.size()), 1e-5);
+  EXPECT_GT(difference, 0);  // the forms do round differently
+}
+
+// States of a prompt, then of generated tokens.
+std::vector<float> all_states(Engine& engine, std::span<const int32_t> prompt, std::span<const int32_t> more) {
+  std::vector<float> all;
+  const auto keep = [&](const Tensor& states) {
+    all.insert(all.end(), states.span<float>().begin(), states.span<float>().end());
+  };
+  engine.append_prompt(prompt, [&](int64_t, const Tensor& states) { keep(states); });
+  for (int32_t id : more) keep(engine.append_generated(id));
+  return all;
+}
+
+TEST(Engine, ChunksThreadsAndUsedCachesDoNotMatter) {
+  for (const char* name : {"v3-fp8", "v2-bf16"}) {
+    const Golden golden(name);
+    const std::vector<int32_t> ids = random_ids(160, golden.config.vocab_size);
+    const std::span<const int32_t> prompt(ids.data(), 150), more(ids.data() + 150, 10);
+    std::vector<float> expected;
+    for (int threads : {1, 2, 3})
+      for (int64_t chunk : {1000, 128, 13}) {
+        Machine machine(threads);
+        const ServedModel served = golden.load(machine.exec);
+        Engine engine(machine.exec, served, {.chunk_tokens = chunk});
+        const std::vector<float> states = all_states(engine, prompt, more);
+        if (expected.empty()) expected = states;
+        EXPECT_EQ(states, expected) << threads << " threads, chunks of " << chunk;
+        // Again from the middle, over what the first run left.
+        EXPECT_EQ(engine.keep_prefix(prompt.first(100)), 99);
+        const std::vector<float> again = all_states(engine, prompt.subspan(99), more);
+        const auto width = static_cast<size_t>(golden.config.hidden_size);
+        EXPECT_TRUE(std::equal(again.begin(), again.end(), expected.begin() + static_cast<int64_t>(99 * width)));
+      }
+  }
+}
+
+TEST(Engine, GeneratedTokensAreNotReusedAsPrompt) {
+  const Golden golden("v3-bf16");
+  Machine machine;
+  const ServedModel served = golden.load(machine.exec);
+  Engine engine(machine.exec, served, {});
+  engine.append_prompt(golden.ids("prompt"));
+  for (int32_t id : golden.ids("greedy")) engine.append_generated(id);
+  EXPECT_EQ(engine.keep_prefix(golden.all_ids()), static_cast<int64_t>(golden.ids("prompt").size()));
+}
+
+TEST(Engine, RefusesWhatDoesNotFit) {
+  const Golden golden("v3-bf16");
+  Machine machine;
+  const ServedModel served = golden.load(machine.exec);
+  EXPECT_THROW(Engine(machine.exec, served, {.context_tokens = 257}), Error);
+  EXPECT_THROW(Engine(machine.exec, served, {.chunk_tokens = 0}), Error);
+  Engine engine(machine.exec, served, {.context_tokens = 20});
+  EXPECT_THROW(engine.append_prompt(golden.ids("prompt")), Error);
+  EXPECT_THROW(engine.append_prompt({}), Error);
+  EXPECT_THROW(engine.append_prompt(std::vector<int32_t>{-1}), Error);
+}
+
+}  // namespace
+}  // namespace moray

@@ -1,0 +1,137 @@
+#include "serve/served_model.h"
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <sstream>
+
+#include "checkpoint/convert.h"
+
+namespace moray {
+
+namespace {
+
+// A piece of a stored tensor on its way into memory.
+struct Piece {
+  const PlannedTensor* tensor = nullptr;
+  int64_t expert = 0;
+  const StoredTensor* stored = nullptr;
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  int64_t count = 0;  // elements
+};
+
+constexpr int64_t kPieceElements = 4 << 20;
+
+void append_pieces(const SafetensorsFolder& folder, const PlannedTensor& planned, const Tensor& tensor,
+                   std::vector<Piece>& pieces) {
+  for (int64_t e = 0; e < std::max<int64_t>(1, planned.experts); ++e) {
+    const std::string name = planned.stored_name(e);
+    const StoredTensor& stored = folder.tensor(name);
+    const Tensor into = planned.experts > 0 ? tensor.row(e) : tensor;
+    const auto from_bytes = static_cast<int64_t>(stored_dtype_bytes(stored.dtype));
+    for (int64_t at = 0; at < into.elements(); at += kPieceElements)
+      pieces.push_back({&planned, e, &stored, folder.bytes(name).data() + at * from_bytes,
+                        into.raw() + at * static_cast<int64_t>(dtype_bytes(planned.dtype)),
+                        std::min(kPieceElements, into.elements() - at)});
+  }
+}
+
+// Kernels read codes without looking for NaN.
+bool has_nan_code(const std::byte* codes, int64_t count) {
+  bool found = false;
+  for (int64_t i = 0; i < count; ++i) found |= (codes[i] & std::byte{0x7f}) == std::byte{0x7f};
+  return found;
+}
+
+bool are_scales(const std::byte* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    float scale = 0;
+    std::memcpy(&scale, values + i * int64_t{sizeof(float)}, sizeof(float));
+    if (!(scale >= 0 && scale < kMostWeightScale)) return false;
+  }
+  return true;
+}
+
+// False: the piece holds what must not be served.
+bool read_piece(const Piece& piece) {
+  MORAY_CHECK(convert_elements(piece.stored->dtype, piece.from, piece.count, piece.tensor->dtype, piece.to));
+  if (piece.tensor->dtype == DType::f8_e4m3) return !has_nan_code(piece.to, piece.count);
+  return !piece.tensor->is_scale || are_scales(piece.to, piece.count);
+}
+
+void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<Piece>& pieces,
+                 const LoadProgress& progress) {
+  constexpr size_t kRound = 64;  // pieces between two reports
+  std::atomic<size_t> bad = pieces.size(), done = 0;
+  for (size_t begin = 0; begin < pieces.size(); begin += kRound) {
+    const size_t count = std::min(kRound, pieces.size() - begin);
+    exec.pool->for_each(static_cast<int64_t>(count), [&](int64_t index, int) {
+      const size_t at = begin + static_cast<size_t>(index);
+      if (!read_piece(pieces[at])) {
+        size_t before = bad;
+        while (at < before && !bad.compare_exchange_weak(before, at)) {
+        }
+      }
+      done += static_cast<size_t>(pieces[at].count) * dtype_bytes(pieces[at].tensor->dtype);
+    });
+    if (progress) progress(done);
+  }
+  if (bad == pieces.size()) return;
+  const Piece& piece = pieces[bad];
+  const std::string name = piece.tensor->stored_name(piece.expert);
+  if (piece.tensor->is_scale)
+    fail("{}: '{}' holds a scale that is not between 0 and {}", folder.path().string(), name, kMostWeightScale);
+  fail("{}: '{}' holds NaN", folder.path().string(), name);
+}
+
+}  // namespace
+
+ServedModel load_weights(Exec& exec, const SafetensorsFolder& folder, const WeightPlan& plan,
+                         const LoadProgress& progress) {
+  ServedModel served;
+  served.model = served.scales = deepseek::make_model(plan.config, [](const Shape&) { return Tensor(); });
+  const std::vector<Parameter> weights = list_parameters(served.model), scales = list_parameters(served.scales);
+  std::vector<Piece> pieces;
+  size_t place = 0;  // of the planned tensor's parameter, plus one
+  for (const PlannedTensor& planned : plan.tensors) {
+    if (!planned.is_scale) ++place;
+    const Parameter& parameter = (planned.is_scale ? scales : weights)[place - 1];
+    MORAY_CHECK(planned.name.starts_with(parameter.name), "{} for {}", planned.name, parameter.name);
+    *parameter.tensor = Tensor::empty(*exec.allocator, planned.shape, planned.dtype);
+    append_pieces(folder, planned, *parameter.tensor, pieces);
+  }
+  read_pieces(exec, folder, pieces, progress);
+  return served;
+}
+
+ServedModel serve_trained(const deepseek::Model& model) {
+  return {model, deepseek::make_model(model.config, [](const Shape&) { return Tensor(); })};
+}
+
+size_t available_memory_bytes() {
+  std::istringstream lines(read_file("/proc/meminfo"));
+  constexpr std::string_view kKey = "MemAvailable:";
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with(kKey)) return std::stoull(line.substr(kKey.size())) << 10;
+  fail("/proc/meminfo: there is no MemAvailable");
+}
+
+void expect_memory(const WeightPlan& plan, size_t cache_bytes, size_t available_bytes) {
+  const size_t weights = plan.bytes();
+  if (weights + cache_bytes <= available_bytes) return;
+  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+  size_t as_fp8 = 0;
+  for (const PlannedTensor& tensor : plan.tensors)
+    as_fp8 += tensor.dtype == DType::f32 && tensor.shape.rank() == 1 ? tensor.bytes()
+                                                                     : static_cast<size_t>(tensor.shape.elements());
+  std::string advice = "it does not fit in FP8 either";
+  if (weights <= available_bytes)
+    advice = "a shorter --context would fit";
+  else if (as_fp8 + cache_bytes <= available_bytes)
+    advice = fmt::format("the model's FP8 folder ({:.1f} GiB) would fit", gib(as_fp8));
+  fail("the weights need {:.1f} GiB and the cache {:.1f} GiB of memory, this machine has {:.1f} GiB free; {}",
+       gib(weights), gib(cache_bytes), gib(available_bytes), advice);
+}
+
+}  // namespace moray

@@ -1,0 +1,35 @@
+// A model as it is served: the tree of models/deepseek with tensors in the types a folder stores them in, and
+// a second tree with the scales of FP8 ones.
+#pragma once
+
+#include "ops/weight_matmul.h"
+#include "serve/weight_plan.h"
+
+namespace moray {
+
+struct ServedModel {
+  deepseek::Model model;
+  deepseek::Model scales;  // defined where the model's tensor is FP8
+};
+
+// Progress of a long load: bytes done.
+using LoadProgress = std::function<void(size_t)>;
+
+// Reads what was planned, all threads at once. Throws Error for FP8 codes that are NaN and scales that are no
+// scales.
+ServedModel load_weights(Exec&, const SafetensorsFolder&, const WeightPlan&, const LoadProgress& = {});
+
+// A model in training's form, f32, shared and not copied.
+ServedModel serve_trained(const deepseek::Model&);
+
+inline StoredWeight stored_weight(const Linear& layer, const Linear& scales) {
+  return {layer.weight_OI, scales.weight_OI, 0};
+}
+
+// The memory this machine can give: MemAvailable of /proc/meminfo.
+size_t available_memory_bytes();
+
+// Throws Error when weights and cache do not fit the machine's memory, saying what would.
+void expect_memory(const WeightPlan&, size_t cache_bytes, size_t available_bytes);
+
+}  // namespace moray

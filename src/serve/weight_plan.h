@@ -1,0 +1,32 @@
+// What of a Hugging Face folder becomes the weights to serve, settled and checked before a byte of data is
+// read.
+#pragma once
+
+#include "checkpoint/safetensors.h"
+#include "models/deepseek/model.h"
+
+namespace moray {
+
+// A tensor of the model tree and the stored tensors it is read from, experts one by one.
+struct PlannedTensor {
+  std::string name;  // Hugging Face's, "{}" for the expert
+  Shape shape;
+  DType dtype = DType::f32;  // norms, routers and biases are f32, all else as stored
+  bool is_scale = false;     // of the FP8 tensor planned before it
+  int64_t experts = 0;       // 0: one tensor
+
+  std::string stored_name(int64_t expert) const;
+  size_t bytes() const { return static_cast<size_t>(shape.elements()) * dtype_bytes(dtype); }
+};
+
+struct WeightPlan {
+  deepseek::ModelConfig config;         // without MTP modules unless they are asked for
+  std::vector<PlannedTensor> tensors;   // in the order of Model::visit, each FP8 one followed by its scales
+  size_t bytes() const;
+};
+
+// Throws Error naming the tensors that are missing, extra, of a wrong shape or of a type that cannot be
+// served. MTP modules (and their copies of embedding and head) are left out unless `with_mtp`.
+WeightPlan plan_weights(const SafetensorsFolder& folder, const deepseek::ModelConfig& config, bool with_mtp);
+
+}  // namespace moray
