@@ -79,7 +79,8 @@ TEST(BadRecipe, ShapesBeyondAllMemoryAreRefused) {
   const ScratchFolder scratch;
   const std::vector<std::string> shapes = {"model.vocab_size=1048576", "model.hidden_size=262144"};
   expect_refusal(moray(Workshop::get().train(scratch / "run", shapes)), {"memory"});
-  expect_refusal(moray(Workshop::get().train(scratch / "run", {"model.vocab_size=2147483648"})), {"vocab_size"});
+  expect_refusal(moray(Workshop::get().train(scratch / "run", {"model.vocab_size=2147483648"})),
+                 {"vocab_size"});
 }
 
 TEST(BadRecipe, FilesThatAreNone) {
@@ -239,10 +240,11 @@ TEST(BadModel, AFolderThatDoesNotFitItsConfig) {
     replace_in(copy.model / "config.json", what, replacement);
     expect_refusal(copy.eval(copy.model), fragments);
   };
-  with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", {"model.layers.3."});        // missing
+  with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3",
+       {"model.layers.2.eh_proj.weight"});  // the MTP module's
   with("\"n_routed_experts\": 8", "\"n_routed_experts\": 4", {"model.layers.1.mlp.gate"});  // mis-shaped
   with("\"num_nextn_predict_layers\": 1", "\"num_nextn_predict_layers\": 0",
-       {"model.layers.2.", "does not belong"});
+       {"model.layers.2.", "belongs to no part"});
   with("\"hidden_size\": 32", "\"hidden_size\": \"wide\"", {"hidden_size"});
   with("\"hidden_size\": 32", "\"hidden_size\": -32", {"config.json", "hidden_size is -32"});
   with("\"model_type\": \"deepseek_v3\"", "\"model_type\": \"llama\"", {"llama"});
