@@ -83,7 +83,7 @@ int64_t wanted_tasks(int64_t multiply_adds, int threads) {
   return std::clamp<int64_t>(multiply_adds / kMinTaskMultiplyAdds, 1, kTasksAThread * threads);
 }
 
-MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted, bool b_k_outer,
+MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted, BForm b,
                                const CacheSizes& caches, const RegisterTile& tile) {
   if (m >= kManyRows && k >= kManyK) {
     MatmulBlocking packed = packed_blocking(m, n, k, wanted, caches, tile);
@@ -120,17 +120,17 @@ MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted, 
   if (blocking.tasks(m, n) < wanted / kTasksAThread) cut(kLeastRows, kLeastColumns);
   if (blocking.rows >= kManyRows) {
     blocking.order = MatmulOrder::keep_b;
-  } else if (b_k_outer) {
+  } else if (b.broadcast && blocking.rows >= kRowsToBroadcastB &&
+             round_up(blocking.rows, tile.columns) * k * 4 <= caches.l2_bytes / 2) {
+    blocking.order = MatmulOrder::few_rows;
+    blocking.k = round_up(k, kKBlock);
+  } else if (b.k_outer) {
     // Rows of a k-outer B are read along: one k-block of them in an eighth of L2, while the next is on its
     // way.
     blocking.order = MatmulOrder::keep_b;
     blocking.k = kKBlock;
     blocking.columns = std::clamp(caches.l2_bytes / 8 / (4 * blocking.k) / tile.columns * tile.columns,
                                   tile.columns, blocking.columns);
-  } else if (blocking.rows >= kRowsToBroadcastB &&
-             round_up(blocking.rows, tile.columns) * k * 4 <= caches.l2_bytes / 2) {
-    blocking.order = MatmulOrder::few_rows;
-    blocking.k = round_up(k, kKBlock);
   }
   return blocking;
 }

@@ -19,8 +19,8 @@ struct RegisterTile {
 };
 
 // What a task does with its operands: packs one of them into half of L2 and meets it with strips of the
-// other, packed one at a time into L1; or, where rows are few and B lies row by row, packs A whole and takes
-// B as it is (matmul_few_rows-inl.h); or, where many tasks meet the same operands, reads them from where all
+// other, packed one at a time into L1; or, where rows are few, packs A whole and takes B as it lies
+// (matmul_few_rows-inl.h); or, where many tasks meet the same operands, reads them from where all
 // threads packed them before.
 enum class MatmulOrder { keep_a, keep_b, few_rows, packed };
 
@@ -36,9 +36,14 @@ struct MatmulBlocking {
   std::string to_string() const;  // "tasks of 512 x 256, k by 256, keeping B"
 };
 
+// How B lies: k_outer as in MatmulOperand; broadcast: whether few_rows can take it as it lies.
+struct BForm {
+  bool k_outer = false;
+  bool broadcast = true;
+};
+
 // C is m × n over k; `wanted_tasks` is how many tasks would keep the threads evenly busy.
-// `b_k_outer` as in MatmulOperand.
-MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted_tasks, bool b_k_outer,
+MatmulBlocking matmul_blocking(int64_t m, int64_t n, int64_t k, int64_t wanted_tasks, BForm b,
                                const CacheSizes& caches, const RegisterTile& tile);
 
 // How many tasks a product of `multiply_adds` in all is worth on `threads` threads: four a thread so that a

@@ -182,19 +182,16 @@ void run_chunk_keeping_a(const Chunk& chunk, const MatmulScratch& scratch) {
 
 // The next chunk of a B whose columns lie side by side, packed beside the multiplications of this one: part
 // after part, each asked for while the tile before is computed. Asked for as a whole, its rows, often a power
-// of two apart, would drive each other out of L2. Where A has a strip or two, multiplying takes too little
-// time for that, and it is packed at the end: 16 rows 60% of peak so and 48% otherwise, 64 rows the other way
-// round, 58% and 70% (Zen 4, experts of 2048 × 1408).
+// of two apart, would drive each other out of L2.
 class NextChunk {
  public:
-  NextChunk(const Chunk& chunk, int64_t strips, int64_t tiles, float* packed)
+  NextChunk(const Chunk& chunk, int64_t tiles, float* packed)
       : b_(chunk.task.problem->b),
         blocks_(chunk.next_blocks),
         begin_(chunk.task.column_begin),
         whole_(whole_strips(b_, chunk.task.column_end - begin_)),
         parts_(tiles),
-        packed_(packed),
-        at_the_end_(strips <= 2) {
+        packed_(packed) {
     for (const KBlock& block : blocks_) k_ += block.length;
   }
 
@@ -205,11 +202,9 @@ class NextChunk {
     return wanted_vectors(b_, begin_, whole_, {blocks_.front().begin + first, last - first});
   }
   void pack(int64_t part) const {
-    if (!at_the_end_)
-      copy_steps(b_, blocks_, k_, k_ * part / parts_, k_ * (part + 1) / parts_, begin_, whole_, packed_);
+    copy_steps(b_, blocks_, k_, k_ * part / parts_, k_ * (part + 1) / parts_, begin_, whole_, packed_);
   }
   void pack_rest(int64_t end) const {
-    if (at_the_end_) copy_steps(b_, blocks_, k_, 0, k_, begin_, whole_, packed_);
     HWY_NAMESPACE::pack_rest(b_, blocks_, k_, begin_, end, whole_, packed_);
   }
 
@@ -218,7 +213,6 @@ class NextChunk {
   std::span<const KBlock> blocks_;
   int64_t begin_, whole_, parts_, k_ = 0;
   float* packed_;
-  bool at_the_end_;
 };
 
 // `resident` holds this chunk's B; the next one's is left in `next`.
@@ -227,7 +221,7 @@ void run_chunk_keeping_b(const Chunk& chunk, float* strip_of_a, const float* res
   const int64_t columns = task.column_end - task.column_begin;
   const RowStrips strips(task.row_end - task.row_begin, kTileRows);
   const int64_t tiles = strips.count * ((columns + int64_t{kTileColumns} - 1) / int64_t{kTileColumns});
-  const NextChunk next_chunk(chunk, strips.count, tiles, next);
+  const NextChunk next_chunk(chunk, tiles, next);
   int64_t tile = 0;
   for (int64_t strip = 0; strip < strips.count; ++strip) {
     const int64_t begin = strips.begin(strip), end = strips.begin(strip + 1);
@@ -257,7 +251,9 @@ void run_packed(const MatmulTask& task, float* c, size_t c_stride, bool from_zer
 
 void run_chunks(const MatmulTask& task, const MatmulScratch& scratch, float* c, size_t c_stride,
                 bool from_zero) {
-  if (task.order == MatmulOrder::few_rows) return run_few_rows(task, scratch, c, c_stride, from_zero);
+  if (task.order == MatmulOrder::few_rows)
+    return (task.problem->b.k_outer ? run_few_rows_k_outer : run_few_rows)(task, scratch, c, c_stride,
+                                                                           from_zero);
   if (task.order == MatmulOrder::packed) return run_packed(task, c, c_stride, from_zero);
   float *resident = scratch.resident, *next = scratch.next;
   bool first = true;

@@ -183,8 +183,8 @@ void pack_strip_of(const MatmulOperand& operand, const T* data, int64_t begin, i
 }
 
 // Codes are packed first and then multiplied with their scales, each vector by those of its rows.
-void pack_codes(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block, size_t stride,
-                float* to) {
+void pack_codes(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block,
+                size_t stride, float* to) {
   const D d;
   pack_transposed(reinterpret_cast<const e4m3*>(operand.data) + begin * operand.stride + block.begin,
                   operand.stride, count, block.length, stride, to);

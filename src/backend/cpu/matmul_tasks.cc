@@ -46,10 +46,13 @@ void run_task(const MatmulKernel& kernel, const MatmulTask& task) {
     const int64_t kept = keep_b                                ? columns
                          : task.order == MatmulOrder::few_rows ? padded(rows, kernel.tile)
                                                                : rows;
-    const int64_t strip_width = keep_b ? kernel.tile.rows : kernel.tile.columns;
+    const bool sums = task.order == MatmulOrder::few_rows && task.problem->b.k_outer;
+    const int64_t strip_floats = sums     ? columns * padded(rows, kernel.tile)
+                                 : keep_b ? kernel.tile.rows * task.k
+                                          : kernel.tile.columns * task.k;
     scratch.resident = resident.at_least(kept * task.k + kVectorPadding);
     if (keep_b) scratch.next = next.at_least(kept * task.k + kVectorPadding);
-    scratch.strip = strip.at_least(strip_width * task.k + kVectorPadding);
+    scratch.strip = strip.at_least(strip_floats + kVectorPadding);
   }
   if (task.problem->c.dtype == DType::bf16) scratch.c = c.at_least(rows * columns);
   kernel.run(task, scratch);
@@ -194,8 +197,9 @@ void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems) {
         std::max(static_cast<int64_t>(share * static_cast<double>(wanted) + 0.999), int64_t{1});
     // Scales join in register tiles alone: few rows are cut as for a B that must be packed anyway.
     const bool pack_b = problem.b.k_outer || problem.scaled();
+    const bool broadcast_b = !problem.scaled() && (!problem.b.k_outer || problem.b.dtype == DType::f32);
     const MatmulBlocking blocking =
-        matmul_blocking(problem.m, problem.n, k, part, pack_b, machine_caches(), kernel.tile);
+        matmul_blocking(problem.m, problem.n, k, part, {pack_b, broadcast_b}, machine_caches(), kernel.tile);
     if (blocking.order == MatmulOrder::packed)
       PackedProduct(exec, kernel, problem, blocking).run();
     else if (blocking.order == MatmulOrder::few_rows && problems.size() == 1 && blocking.rows == problem.m)

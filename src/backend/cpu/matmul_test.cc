@@ -344,26 +344,27 @@ TEST_F(MatmulTest, AllocatesNothingAfterTheFirstCall) {
 TEST(MatmulBlockingTest, FitsTheCachesAndFeedsTheThreads) {
   const cpu::RegisterTile tile{14, 32};
   const cpu::CacheSizes caches{48 << 10, 1 << 20};
-  const cpu::MatmulBlocking square = cpu::matmul_blocking(1024, 1024, 1024, 8, false, caches, tile);
+  const cpu::MatmulBlocking square = cpu::matmul_blocking(1024, 1024, 1024, 8, {}, caches, tile);
   EXPECT_EQ(square.to_string(), "tasks of 512 x 160, k by 768, packed once");
   EXPECT_EQ(square.tasks(1024, 1024), 14);
   EXPECT_LE(tile.rows * square.k * 4, caches.l1_bytes);
   EXPECT_LE(square.columns * square.k * 4, caches.l2_bytes / 2);
-  const cpu::MatmulBlocking shallow = cpu::matmul_blocking(1024, 1024, 192, 8, false, caches, tile);
+  const cpu::MatmulBlocking shallow = cpu::matmul_blocking(1024, 1024, 192, 8, {}, caches, tile);
   EXPECT_EQ(shallow.to_string(), "tasks of 512 x 256, k by 256, keeping B");
   EXPECT_LE((tile.rows + tile.columns) * shallow.k * 4, caches.l1_bytes);
   EXPECT_LE(std::max(shallow.rows, shallow.columns) * shallow.k * 4, caches.l2_bytes / 2);
-  EXPECT_EQ(cpu::matmul_blocking(64, 1408, 2048, 8, false, caches, tile).order, cpu::MatmulOrder::few_rows);
-  EXPECT_EQ(cpu::matmul_blocking(1, 1408, 2048, 8, false, caches, tile).order, cpu::MatmulOrder::keep_a);
-  EXPECT_EQ(cpu::matmul_blocking(64, 2048, 1408, 1, true, caches, tile).to_string(),
+  EXPECT_EQ(cpu::matmul_blocking(64, 1408, 2048, 8, {}, caches, tile).order, cpu::MatmulOrder::few_rows);
+  EXPECT_EQ(cpu::matmul_blocking(1, 1408, 2048, 8, {}, caches, tile).order, cpu::MatmulOrder::keep_a);
+  EXPECT_EQ(cpu::matmul_blocking(64, 2048, 1408, 1, {true, false}, caches, tile).to_string(),
             "tasks of 64 x 256, k by 128, keeping B");
   // Nine tasks would not divide among two threads.
-  EXPECT_EQ(cpu::matmul_blocking(1408, 2048, 64, 8, true, {48 << 10, 2 << 20}, tile).tasks(1408, 2048) % 2,
-            0);
+  EXPECT_EQ(
+      cpu::matmul_blocking(1408, 2048, 64, 8, {true, false}, {48 << 10, 2 << 20}, tile).tasks(1408, 2048) % 2,
+      0);
   // A tall, narrow product is split over rows instead; a tiny one not at all.
-  EXPECT_EQ(cpu::matmul_blocking(1024, 64, 2048, 8, false, caches, tile).tasks(1024, 64), 8);
+  EXPECT_EQ(cpu::matmul_blocking(1024, 64, 2048, 8, {}, caches, tile).tasks(1024, 64), 8);
   EXPECT_EQ(cpu::wanted_tasks(8 * 8 * 8, 8), 1);
-  EXPECT_EQ(cpu::matmul_blocking(1, 1, 0, 1, false, caches, tile).tasks(1, 1), 1);
+  EXPECT_EQ(cpu::matmul_blocking(1, 1, 0, 1, {}, caches, tile).tasks(1, 1), 1);
 }
 
 }  // namespace
