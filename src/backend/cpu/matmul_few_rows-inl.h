@@ -1,6 +1,6 @@
-// The product of few rows with a B whose rows are contiguous in k, as of a weight in the forward direction:
-// with few rows, packing B in strips costs as much as multiplying. Vector lanes run over the rows of A, whose
-// packed form stays in L2; elements of B are broadcast.
+// The product of few rows with a weight as it lies, row by row: with few rows, packing it in strips costs as
+// much as multiplying. Vector lanes run over the rows of A, whose packed form stays in L2; elements of B are
+// broadcast.
 
 // Per-target include guard (Highway's convention: included once for every target).
 #if defined(MORAY_MATMUL_FEW_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
