@@ -103,6 +103,14 @@ HWY_INLINE void store_small(hn::Vec<D> v, D d, hn::TFromD<D>* p, PartVector lane
   std::memcpy(p, buffer, lane_count(lanes) * sizeof(*p));
 }
 
+// The lanes that are there, zero beyond.
+HWY_INLINE IntVec first_lanes(IntVec v, WholeVector) {
+  return v;
+}
+HWY_INLINE IntVec first_lanes(IntVec v, PartVector lanes) {
+  return hn::IfThenElseZero(hn::FirstN(IntTag(), lane_count(lanes)), v);
+}
+
 // Codes i, i + 1, ... of a row, i a multiple of the vector's lanes. Lanes beyond the end load as 0 and are
 // not stored.
 template <class Format, class Lanes>
@@ -111,10 +119,17 @@ HWY_INLINE IntVec load_codes(const std::byte* row, int64_t i, Lanes lanes) {
     const hn::Rebind<uint8_t, IntTag> d8;
     return hn::PromoteTo(IntTag(), load_small(d8, reinterpret_cast<const uint8_t*>(row) + i, lanes));
   } else {
-    alignas(64) int32_t codes[kVectorLanes] = {};
-    for (size_t j = 0; j < lane_count(lanes); ++j)
-      codes[j] = load_code<Format>(row, i + static_cast<int64_t>(j)).bits;
-    return hn::Load(IntTag(), codes);
+    // A pair of codes is three bytes, read as four.
+    alignas(64) uint8_t bytes[kVectorLanes / 2 * 3 + 1] = {};
+    std::memcpy(bytes, row + i / 2 * 3, (3 * lane_count(lanes) + 1) / 2);
+    alignas(64) int32_t codes[kVectorLanes];
+    for (int64_t pair = 0; pair < kVectorLanes / 2; ++pair) {
+      uint32_t both;
+      std::memcpy(&both, bytes + 3 * pair, sizeof(both));
+      codes[2 * pair] = static_cast<int32_t>(both & 0xfff);
+      codes[2 * pair + 1] = static_cast<int32_t>(both >> 12 & 0xfff);
+    }
+    return first_lanes(hn::Load(IntTag(), codes), lanes);
   }
 }
 
@@ -125,9 +140,13 @@ HWY_INLINE void store_codes(IntVec code, std::byte* row, int64_t i, Lanes lanes)
     store_small(hn::DemoteTo(d8, code), d8, reinterpret_cast<uint8_t*>(row) + i, lanes);
   } else {
     alignas(64) int32_t codes[kVectorLanes];
-    hn::Store(code, IntTag(), codes);
-    for (size_t j = 0; j < lane_count(lanes); ++j)
-      store_code(row, i + static_cast<int64_t>(j), Format{static_cast<uint16_t>(codes[j])});
+    hn::Store(first_lanes(code, lanes), IntTag(), codes);
+    alignas(64) uint8_t bytes[kVectorLanes / 2 * 3 + 1];
+    for (int64_t pair = 0; pair < kVectorLanes / 2; ++pair) {
+      const auto both = static_cast<uint32_t>(codes[2 * pair] | codes[2 * pair + 1] << 12);
+      std::memcpy(bytes + 3 * pair, &both, sizeof(both));
+    }
+    std::memcpy(row + i / 2 * 3, bytes, (3 * lane_count(lanes) + 1) / 2);
   }
 }
 
