@@ -32,23 +32,21 @@ std::string_view trimmed(std::string_view text) {
 // A URL taken apart by libcurl, which also makes the requests: both read it in the same way.
 class Url {
  public:
-  explicit Url(const std::string& text) : handle_(::curl_url()) {
+  explicit Url(const std::string& text) : handle_(::curl_url(), &::curl_url_cleanup) {
     MORAY_CHECK(handle_ != nullptr);
     set(text);
   }
-  ~Url() { ::curl_url_cleanup(handle_); }
-  Url(const Url&) = delete;
-  Url& operator=(const Url&) = delete;
 
   // A relative one counts from this.
   void set(const std::string& text) {
-    if (::curl_url_set(handle_, CURLUPART_URL, text.c_str(), 0) != CURLUE_OK) fail("'{}' is not a URL", text);
+    if (::curl_url_set(handle_.get(), CURLUPART_URL, text.c_str(), 0) != CURLUE_OK)
+      fail("'{}' is not a URL", text);
     if (const std::string scheme = part(CURLUPART_SCHEME); scheme != "http" && scheme != "https")
       fail("{}: expected an http or https URL", text);
   }
   std::string part(CURLUPart which) const {
     char* text = nullptr;
-    if (::curl_url_get(handle_, which, &text, CURLU_DEFAULT_PORT) != CURLUE_OK) return "";
+    if (::curl_url_get(handle_.get(), which, &text, CURLU_DEFAULT_PORT) != CURLUE_OK) return "";
     const std::string copy = text;
     ::curl_free(text);
     return copy;
@@ -59,7 +57,7 @@ class Url {
   }
 
  private:
-  CURLU* handle_;
+  std::unique_ptr<CURLU, decltype(&::curl_url_cleanup)> handle_;  // freed also where a constructor throws
 };
 
 bool is_redirect(int status) {

@@ -60,7 +60,7 @@ void add_table_rows(Out out, const std::vector<Column>& list, const std::vector<
 void add_table(Out out, const GradientComparison& comparison, const char* what,
                const std::vector<GradientRow>& rows) {
   const std::vector<Column> list = columns(comparison);
-  fmt::format_to(out, "<div class=\"card scroll\"><table><tr><th>{}</th>", what);
+  fmt::format_to(out, "<div class=\"card wide scroll\"><table><tr><th>{}</th>", what);
   for (const Column& column : list)
     fmt::format_to(out, "<th>{0}: cosine</th><th>{0}: length</th>", escape_markup(column.name));
   fmt::format_to(out, "</tr>\n");
@@ -104,18 +104,20 @@ std::string gradients_html(const GradientComparison& comparison) {
                  heading(comparison));
   double most = 1e-12;
   for (const GradientRow& row : comparison.layers) most = std::max(most, 1 - row.runs.cosine());
-  fmt::format_to(out, "<div class=\"card\"><h3>1 − cosine of {} and {}, by layer</h3><div class=\"bars\">\n",
+  fmt::format_to(out,
+                 "<div class=\"grid\">\n<div class=\"card wide\"><h3>1 − cosine of {} and {}, by "
+                 "layer</h3><div class=\"bars\">\n",
                  comparison.baseline, comparison.run);
   for (const GradientRow& row : comparison.layers)
     fmt::format_to(out, "<span>{}</span><i class=\"ours\" style=\"width:{:.1f}%\"></i><span>{:.2e}</span>\n",
                    escape_markup(row.name), std::max(0.0, 100 * (1 - row.runs.cosine()) / most),
                    std::max(0.0, 1 - row.runs.cosine()));
-  fmt::format_to(out, "</div></div>\n<p></p>\n");
+  fmt::format_to(out, "</div></div>\n");
   std::vector<GradientRow> layers = {comparison.all};
   layers.insert(layers.end(), comparison.layers.begin(), comparison.layers.end());
   add_table(out, comparison, "layer", layers);
-  fmt::format_to(out, "<p></p>\n");
   add_table(out, comparison, "kind", comparison.kinds);
+  fmt::format_to(out, "</div>\n");
   return html;
 }
 

@@ -13,7 +13,7 @@ for corpus in tests/fuzz/corpus/*/; do
   name=$(basename "$corpus")
   grown=build/fuzz/corpus/$name # what earlier runs found to reach further
   mkdir -p "$grown"
-  if ! build/fuzz/bin/"${name}_fuzz" "$grown" "$corpus" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 \
+  if ! build/fuzz/bin/"${name}_fuzz" "$grown" "$corpus" -max_total_time="$seconds" -timeout=120 -rss_limit_mb=2048 \
     -max_len=65536 -artifact_prefix="$failures/$name-" -print_final_stats=1 >"build/fuzz/$name.log" 2>&1; then
     status=1
     tail -n 40 "build/fuzz/$name.log"
