@@ -120,7 +120,7 @@ ExpertPass dispatch(Exec& exec, const deepseek::Block& block, const Tensor& u_TD
   const int64_t experts = block.experts.gate_proj_EFD.extent(0);
   ExpertPass pass;
   const Tensor logits = exec.empty({tokens, experts}), scores = exec.empty({tokens, experts});
-  weight_matmul(exec, u_TD, {block.gate.gate.weight_OI, {}, 0}, logits);
+  weight_matmul(exec, u_TD, {block.gate.weight_ED, {}, 0}, logits);
   pass.ids_TK = exec.empty_i32({tokens, choices});
   pass.gates_TK = exec.empty({tokens, choices});
   route_forward(exec, logits, block.gate.bias_E, block.gate.config, false, scores, pass.ids_TK, pass.gates_TK);

@@ -37,7 +37,7 @@ HWY_INLINE void add_weight_row(const StoredWeight& w, int64_t row, int64_t colum
     add([values](int64_t i, auto lanes) HWY_ATTR { return lanes.load(values + i); });
   } else if (w.values_OI.dtype() == DType::bf16) {
     const bf16* values = w.values_OI.data<bf16>() + at;
-    add([values](int64_t i, auto lanes) HWY_ATTR { return load_values(values + i, lanes); });
+    add([values](int64_t i, auto lanes) HWY_ATTR { return lanes.load(values + i); });
   } else {
     const auto* codes = w.values_OI.raw() + at;
     const FloatVec scale = splat(
@@ -73,7 +73,7 @@ void absorb(Exec& exec, const Tensor& q, const StoredWeight& w, const MlaShape& 
 // Rows of f32 or bf16, widened.
 template <class T>
 HWY_INLINE void widen_row(const T* from, int64_t count, float* to) {
-  for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(load_values(from + i, lanes), to + i); });
+  for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(from + i), to + i); });
 }
 
 // What all tasks of one token share.

@@ -48,7 +48,7 @@ Block allocate_block(const MakeTensor& make, const ModelConfig& config, bool moe
   block.experts.gate_proj_EFD = make({experts, width, hidden});
   block.experts.up_proj_EFD = make({experts, width, hidden});
   block.experts.down_proj_EDF = make({experts, hidden, width});
-  if (block.has_mlp) allocate_mlp(exec, hidden, config.n_shared_experts * width, block.mlp);
+  if (block.has_mlp) allocate_mlp(make, hidden, config.n_shared_experts * width, block.mlp);
   return block;
 }
 
@@ -85,7 +85,7 @@ void Model::set_precision(const Precision& precision) {
   for (MtpModule& module : mtp) module.set_precision(precision);
 }
 
-Model allocate_model(const Exec& exec, const ModelConfig& config) {
+Model make_model(const ModelConfig& config, const MakeTensor& make) {
   Model model;
   model.config = config;
   model.embed_tokens_VD = make({config.vocab_size, config.hidden_size});
