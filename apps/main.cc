@@ -9,6 +9,7 @@
 #include <iostream>
 
 #include "apps/bench_command.h"
+#include "apps/bench_serve_command.h"
 #include "apps/chat_command.h"
 #include "apps/data_command.h"
 #include "apps/eval_command.h"
@@ -361,6 +362,36 @@ void add_report(CLI::App& app, Action& action) {
   report->callback([=, &action] { action = [=] { return moray::run_report(*options); }; });
 }
 
+void add_bench_serve(CLI::App& bench, Action& action) {
+  const auto add = [&](const char* name, const char* about, const std::string& examples,
+                       int (*run)(const moray::BenchServeOptions&)) {
+    auto* command = add_command(bench, name, about, examples);
+    auto options = std::make_shared<moray::BenchServeOptions>();
+    command->add_option("recipe", options->recipe, "RECIPE.toml, whose [model] is taken")->required();
+    command->add_option("--set", options->assignments,
+                        "KEY=VALUE, overrides a key of the recipe; may be repeated");
+    command->add_option("--format", options->format, "of the weights: f32, bf16 or fp8")->capture_default_str();
+    add_threads(command, options->threads);
+    add_json(command, options->json);
+    command->callback([=, &action] { action = [=] { return run(*options); }; });
+    return std::pair{command, options};
+  };
+  const auto [decode, decode_options] =
+      add("decode", "tokens one by one on random weights, against memory's read bandwidth",
+          "  moray bench decode recipes/v2-lite.toml --set model.num_hidden_layers=7 --context 128 8192\n",
+          moray::run_bench_decode);
+  decode->add_option("--context", decode_options->contexts, "tokens before the first; several are measured in turn")
+      ->check(at_least_one());
+  decode->add_option("--tokens", decode_options->tokens, "to decode")->capture_default_str()->check(at_least_one());
+  const auto [prefill, prefill_options] =
+      add("prefill", "a prompt on random weights, against the multiply-add peak",
+          "  moray bench prefill recipes/v2-lite.toml --set model.num_hidden_layers=7 --format fp8\n",
+          moray::run_bench_prefill);
+  prefill->add_option("--tokens", prefill_options->prompt_tokens, "of the prompt")
+      ->capture_default_str()
+      ->check(at_least_one());
+}
+
 void add_bench(CLI::App& app, Action& action) {
   CLI::App* bench = app.add_subcommand("bench", "how fast this machine is");
   bench->require_subcommand(1);
@@ -372,6 +403,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_json(limits, limits_options->json);
   limits->callback([=, &action] { action = [=] { return moray::run_bench_limits(*limits_options); }; });
 
+  add_bench_serve(*bench, action);
   auto* step = add_command(
       *bench, "step", "whole training steps of a recipe's model, against the multiply-add peak",
       "  moray bench step recipes/small.toml\n  moray bench step recipes/tiny.toml --threads 1\n");

@@ -67,7 +67,8 @@ class SafetensorsFile {
 
 // A Hugging Face folder's weights: `model.safetensors`, or `model.safetensors.index.json` and its shards.
 // Checked: every name of the index is in exactly the shard it names, no shard holds another name, and no
-// shard lies outside the folder (by "..", by an absolute path, or by a link).
+// shard lies outside the folder (by "..", by an absolute path, or by a link; links of the hub's cache, from
+// snapshots/REVISION to ../../blobs, are followed).
 class SafetensorsFolder {
  public:
   explicit SafetensorsFolder(const fs::path& folder);

@@ -11,6 +11,26 @@ namespace moray {
 namespace {
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+// In the cache of Hugging Face's hub client, snapshots/REVISION/FILE links to ../../blobs/HASH. That folder,
+// or nothing for a folder elsewhere.
+fs::path hub_blobs(const fs::path& folder) {
+  const fs::path snapshots = folder.parent_path();
+  return snapshots.filename() == "snapshots" ? snapshots.parent_path() / "blobs" : fs::path();
+}
+
+// Weights in formats that are not read, named with what to do.
+void refuse_other_formats(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".gguf"))
+      fail("{}: '{}' holds GGUF weights, which are not read; take the model's safetensors folder", folder.string(),
+           name);
+    if (name.ends_with(".bin") && name.starts_with("pytorch_model"))
+      fail("{}: '{}' holds pickled weights, which are not read; take the model's safetensors folder",
+           folder.string(), name);
+  }
+}
 }  // namespace
 
 SafetensorsFolder::SafetensorsFolder(const fs::path& folder) : folder_(folder) {
@@ -22,6 +42,7 @@ SafetensorsFolder::SafetensorsFolder(const fs::path& folder) : folder_(folder) {
   } else if (fs::exists(folder / kIndexFile, ignored)) {
     open_shards(folder / kIndexFile);
   } else {
+    refuse_other_formats(folder);
     fail("{}: holds neither {} nor {}", folder.string(), kSingleFile, kIndexFile);
   }
 }
@@ -34,7 +55,7 @@ SafetensorsFile SafetensorsFolder::open_inside(const std::string& file_name) con
     fail("{}: shard '{}' is missing or unreadable: {}", folder_.string(), file_name, error.message());
   const fs::path inside = fs::canonical(folder_, error);
   if (error) fail("{}: cannot resolve: {}", folder_.string(), error.message());
-  if (real.parent_path() != inside) {
+  if (real.parent_path() != inside && real.parent_path() != hub_blobs(inside)) {
     fail("{}: '{}' is a link out of the folder, to {}", folder_.string(), file_name, real.string());
   }
   return SafetensorsFile(path);

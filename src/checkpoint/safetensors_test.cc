@@ -407,5 +407,32 @@ TEST_F(SafetensorsShards, LinksOutOfTheFolderAreRefused) {
   EXPECT_NE(open_error().find("holds neither"), std::string::npos);
 }
 
+// The layout of the hub client's cache: snapshots/REVISION/FILE is a link to ../../blobs/HASH.
+TEST_F(SafetensorsShards, LinksOfTheHubCacheAreFollowed) {
+  const test::ScratchFolder cache;
+  const fs::path snapshot = cache / "snapshots/abc";
+  fs::create_directories(snapshot);
+  fs::create_directories(cache / "blobs");
+  for (const auto& entry : fs::directory_iterator(folder_.path())) {
+    const std::string name = entry.path().filename().string();
+    fs::rename(entry.path(), cache / ("blobs/" + name + "hash"));
+    fs::create_symlink("../../blobs/" + name + "hash", snapshot / name);
+  }
+  EXPECT_FALSE(SafetensorsFolder(snapshot).names().empty());
+  const fs::path elsewhere = cache / "elsewhere";
+  fs::rename(cache / "blobs", elsewhere);
+  fs::create_directories(cache / "blobs");
+  for (const auto& entry : fs::directory_iterator(elsewhere))  // a link onward, out of blobs
+    fs::create_symlink(entry.path(), cache / "blobs" / entry.path().filename());
+  EXPECT_NE(test::error_of([&] { SafetensorsFolder folder(snapshot); }).find("link out of the folder"),
+            std::string::npos);
+}
+
+TEST_F(SafetensorsShards, OtherFormatsAreNamed) {
+  const test::ScratchFolder other;
+  write_file_atomically(other / "model-Q4_K.gguf", "GGUF");
+  EXPECT_NE(test::error_of([&] { SafetensorsFolder folder(other.path()); }).find("GGUF weights"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace moray

@@ -1,0 +1,136 @@
+#include "apps/bench_serve_command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "apps/model_argument.h"
+#include "backend/simd.h"
+#include "base/random.h"
+#include "bench/bandwidth.h"
+#include "bench/peak.h"
+#include "serve/engine.h"
+#include "serve/random_model.h"
+#include "train/recipe.h"
+
+namespace moray {
+
+namespace {
+
+DType weight_dtype(const std::string& format) {
+  if (format == "f32") return DType::f32;
+  if (format == "bf16") return DType::bf16;
+  if (format == "fp8") return DType::f8_e4m3;
+  fail("--format is '{}', expected f32, bf16 or fp8", format);
+}
+
+deepseek::ModelConfig model_of(const BenchServeOptions& options) {
+  Config config = Config::read(options.recipe);
+  for (const std::string& assignment : options.assignments) config.set(assignment);
+  deepseek::ModelConfig model = deepseek::ModelConfig::from_recipe(config);
+  model.num_nextn_predict_layers = 0;
+  return model;
+}
+
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocabulary) {
+  Random random(2, 1);
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  for (int32_t& id : ids) id = static_cast<int32_t>(random.below(static_cast<uint64_t>(vocabulary)));
+  return ids;
+}
+
+template <class Body>
+double seconds_of(const Body& body) {
+  const auto start = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Floating-point operations of a prompt: products of every token, the head's of the last alone, and causal
+// attention in the expanded form.
+double prompt_flops(const deepseek::ModelConfig& model, double tokens) {
+  const auto head = static_cast<double>(model.vocab_size * model.hidden_size);
+  const double products = static_cast<double>(deepseek::count_parameters(model).active_matmul) - head;
+  const double widths = static_cast<double>(
+      model.num_attention_heads * (model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim));
+  return 2 * (products * tokens + head) +
+         2 * widths * static_cast<double>(model.num_hidden_layers) * tokens * (tokens + 1) / 2;
+}
+
+}  // namespace
+
+int run_bench_decode(const BenchServeOptions& options) {
+  const deepseek::ModelConfig config = model_of(options);
+  const DType dtype = weight_dtype(options.format);
+  Workplace workplace(options.threads);
+  Exec& exec = workplace.exec;
+  const ServedModel served = random_model(exec, config, dtype);
+  const double weights = bytes_a_token(served);
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (int64_t context : options.contexts) {
+    Engine engine(exec, served, {});
+    engine.append_prompt(random_tokens(context, config.vocab_size));
+    const std::vector<int32_t> ids = random_tokens(options.tokens + 2, config.vocab_size);
+    for (size_t i = 0; i < 2; ++i) engine.logits(engine.append_generated(ids[i]));
+    std::vector<double> seconds;
+    for (int64_t i = 0; i < options.tokens; ++i)
+      seconds.push_back(seconds_of([&] { engine.logits(engine.append_generated(ids[static_cast<size_t>(i + 2)])); }));
+    BandwidthProbe probe(workplace.pool.threads(), int64_t{256} << 20);
+    const double limit = bandwidth_limit(probe, Moves::read, workplace.pool.threads()) * 1e9;
+    std::ranges::sort(seconds);
+    const double median = seconds[seconds.size() / 2];
+    rows.push_back({{"context", context},
+                    {"tokens_per_second", 1 / median},
+                    {"weight_gb_per_second", weights / median / 1e9},
+                    {"read_limit_gb_per_second", limit / 1e9},
+                    {"ratio", weights / median / limit}});
+  }
+  if (options.json) {
+    fmt::print("{}\n", nlohmann::ordered_json{{"format", options.format},
+                                              {"weight_bytes_a_token", weights},
+                                              {"threads", workplace.pool.threads()},
+                                              {"decode", rows}}
+                           .dump());
+    return 0;
+  }
+  fmt::print("{} weights, {:.1f} MB read a token, {} threads, {}\n", options.format, weights / 1e6,
+             workplace.pool.threads(), simd_name());
+  for (const auto& row : rows)
+    fmt::print("context {:>7}: {:6.2f} tokens/s, {:.1f} GB/s = {:.1f}% of what memory reads ({:.1f} GB/s)\n",
+               row["context"].get<int64_t>(), row["tokens_per_second"].get<double>(),
+               row["weight_gb_per_second"].get<double>(), 100 * row["ratio"].get<double>(),
+               row["read_limit_gb_per_second"].get<double>());
+  return 0;
+}
+
+int run_bench_prefill(const BenchServeOptions& options) {
+  const deepseek::ModelConfig config = model_of(options);
+  Workplace workplace(options.threads);
+  const ServedModel served = random_model(workplace.exec, config, weight_dtype(options.format));
+  const std::vector<int32_t> ids = random_tokens(options.prompt_tokens, config.vocab_size);
+  double best = 1e30;
+  for (int round = 0; round < 4; ++round) {  // the first warms up
+    Engine engine(workplace.exec, served, {});
+    best = std::min(best, seconds_of([&] { engine.logits(engine.append_prompt(ids)); }));
+  }
+  const double gflops = prompt_flops(config, static_cast<double>(options.prompt_tokens)) / best / 1e9;
+  const double peak = fma_peak_gflops(simd_name(), workplace.pool.threads());
+  const double rate = static_cast<double>(options.prompt_tokens) / best;
+  if (options.json)
+    fmt::print("{}\n", nlohmann::ordered_json{{"format", options.format},
+                                              {"tokens_per_second", rate},
+                                              {"gflops", gflops},
+                                              {"fma_peak_gflops", peak},
+                                              {"ratio", gflops / peak}}
+                           .dump());
+  else
+    fmt::print("{} weights, {} tokens: {:.1f} tokens/s, {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f}, "
+               "{}, {} threads)\n",
+               options.format, options.prompt_tokens, rate, gflops, 100 * gflops / peak, peak, simd_name(),
+               workplace.pool.threads());
+  return 0;
+}
+
+}  // namespace moray

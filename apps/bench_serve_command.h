@@ -1,0 +1,22 @@
+// moray bench decode and prefill: one sequence on random weights, against memory's and the multipliers' limit.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace moray {
+
+struct BenchServeOptions {
+  std::string recipe;                    // a recipe: its [model]
+  std::vector<std::string> assignments;  // KEY=VALUE
+  std::string format = "bf16";           // of the weights: f32, bf16 or fp8
+  int64_t prompt_tokens = 512;
+  int64_t tokens = 24;                     // to decode
+  std::vector<int64_t> contexts = {128};   // tokens before the first decoded one
+  int threads = 0;
+  bool json = false;
+};
+int run_bench_decode(const BenchServeOptions&);
+int run_bench_prefill(const BenchServeOptions&);
+
+}  // namespace moray

@@ -1,0 +1,79 @@
+// What is wrong with a folder is named before anything is read.
+#include "serve/weight_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "base/test_help.h"
+#include "serve/served_model.h"
+
+namespace moray {
+namespace {
+
+const fs::path kGolden = fs::path(MORAY_SOURCE_DIR) / "tests/golden/inference/v3-fp8";
+
+// The header of the golden file changed by `edit`, over the same data.
+class Folder {
+ public:
+  explicit Folder(const std::function<void(nlohmann::ordered_json&)>& edit) {
+    const std::string file = read_file(kGolden / "model.safetensors");
+    uint64_t size = 0;
+    std::memcpy(&size, file.data(), sizeof(size));
+    auto header = nlohmann::ordered_json::parse(file.substr(8, size));
+    edit(header);
+    const std::string text = header.dump();
+    const uint64_t length = text.size();
+    std::string changed(reinterpret_cast<const char*>(&length), sizeof(length));
+    write_file_atomically(folder_ / "model.safetensors", changed + text + file.substr(8 + size));
+  }
+  std::string refusal() const {
+    try {
+      const SafetensorsFolder weights(folder_.path());
+      plan_weights(weights, deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config"), true);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  }
+
+ private:
+  test::ScratchFolder folder_;
+};
+
+void rename(nlohmann::ordered_json& header, const std::string& from, const std::string& to) {
+  header[to] = header.at(from);
+  header.erase(from);
+}
+
+TEST(WeightPlan, NamesWhatDoesNotFit) {
+  EXPECT_EQ(Folder([](auto&) {}).refusal(), "accepted");
+  const std::string norm = "model.norm.weight", expert = "model.layers.1.mlp.experts.3.up_proj.weight";
+  const std::string missing = Folder([&](auto& h) { rename(h, norm, "model.spare.weight"); }).refusal();
+  EXPECT_NE(missing.find("'model.norm.weight' is missing"), std::string::npos) << missing;
+  EXPECT_NE(missing.find("'model.spare.weight' belongs to no part"), std::string::npos) << missing;
+  const std::string shape = Folder([&](auto& h) { h[norm]["shape"] = {2, 18}; }).refusal();
+  EXPECT_NE(shape.find("'model.norm.weight' is [2, 18], expected [36]"), std::string::npos) << shape;
+  const std::string type = Folder([&](auto& h) { h[expert]["dtype"] = "I8"; }).refusal();
+  EXPECT_NE(type.find(expert + "' is I8"), std::string::npos) << type;
+  const std::string scale =
+      Folder([&](auto& h) { rename(h, expert + "_scale_inv", "model.layers.1.x"); }).refusal();
+  EXPECT_NE(scale.find(expert + "_scale_inv' is missing"), std::string::npos) << scale;
+  const std::string layer =
+      Folder([&](auto& h) { rename(h, expert, "model.layers.9.mlp.experts.3.up_proj.weight"); }).refusal();
+  EXPECT_NE(layer.find(expert + "' is missing"), std::string::npos) << layer;
+}
+
+TEST(WeightPlan, MemoryIsComparedBeforeLoading) {
+  const WeightPlan plan = plan_weights(SafetensorsFolder(kGolden),
+                                       deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config"),
+                                       false);
+  EXPECT_NO_THROW(expect_memory(plan, 1000, plan.bytes() + 1000));
+  EXPECT_THROW(expect_memory(plan, 1001, plan.bytes() + 1000), Error);
+  EXPECT_GT(available_memory_bytes(), 1u << 20);
+}
+
+}  // namespace
+}  // namespace moray
