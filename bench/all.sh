@@ -63,6 +63,6 @@ run data 60 "$BUILD/bin/data_bench" "$TEXT" "$THREADS"
 run checkpoint 60 "$BUILD/bin/checkpoint_bench" "$DISK"
 run step 150 "$BUILD/bin/moray" bench step recipes/small.toml --set train.batch_size=8 --steps 2 --scaling --table \
   --threads "$THREADS"
-run pytorch 300 env THREADS="$THREADS" bench/compare_pytorch.sh "$BUILD"
+run pytorch 500 env THREADS="$THREADS" bench/compare_pytorch.sh "$BUILD"
 printf '%d s in all, %d failed\n' "$SECONDS" "$failed"
 exit "$((failed > 0))"

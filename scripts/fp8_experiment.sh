@@ -35,4 +35,6 @@ if [[ $part == ablation ]]; then
   run fp8-moments-f32 train.adamw.moments=f32
 fi
 
-python3 scripts/loss_error.py "$folder/bf16" "$folder"/*/
+for run in "$folder"/fp8*/; do
+  "$moray" numerics compare "$folder/bf16" "${run%/}" "$folder/bf16-perturbed" --html "${run%/}.html"
+done
