@@ -65,7 +65,7 @@ endfunction()
 # The gtest programs of a folder as ctest tests: `name`, and `name`_long where a source in ARGN has Long suites.
 function(moray_register_tests name)
   add_test(NAME ${name}${moray_test_suffix} COMMAND ${name}_test --gtest_brief=1 --gtest_filter=-Long*:*/Long*)
-  set_tests_properties(${name}${moray_test_suffix} PROPERTIES TIMEOUT 900)
+  set_tests_properties(${name}${moray_test_suffix} PROPERTIES TIMEOUT 2400)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
   foreach(file ${ARGN})
     file(STRINGS ${file} long_suites REGEX "^(TYPED_)?TEST(_F|_P)?\\(Long")
