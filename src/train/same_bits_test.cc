@@ -117,7 +117,7 @@ class SameBitsInPrecision : public testing::TestWithParam<PrecisionKind> {
   static void SetUpTestSuite() { register_backends(); }
 };
 
-// As above in f32.
+// SameBits holds f32.
 TEST_P(SameBitsInPrecision, WhateverTheLayout) {
   const Precision precision{GetParam()};
   const Trace expected = train({}, 2, true, DType::bf16, precision);
