@@ -226,24 +226,30 @@ void add_model_options(CLI::App* command, std::string& model, std::string& weigh
 void add_serving_options(CLI::App* command, moray::ServingOptions& serving) {
   add_model_options(command, serving.model, serving.weights);
   command
-      ->add_option("--cache", serving.cache, "bf16, f32, or auto: f32 where all weights are (the latent cache)")
+      ->add_option("--cache", serving.cache,
+                   "bf16, f32, or auto: f32 where all weights are (the latent cache)")
       ->capture_default_str();
   command
-      ->add_option("--context", serving.context_tokens, "most tokens of a sequence (default: the model's positions)")
+      ->add_option("--context", serving.context_tokens,
+                   "most tokens of a sequence (default: the model's positions)")
       ->check(at_least_one());
-  command->add_option("--chunk", serving.chunk_tokens, "prompt tokens computed at once; results do not depend on it")
+  command
+      ->add_option("--chunk", serving.chunk_tokens,
+                   "prompt tokens computed at once; results do not depend on it")
       ->capture_default_str()
       ->check(at_least_one());
   add_threads(command, serving.threads);
 }
 
 void add_sampling_options(CLI::App* command, moray::SamplingOptions& sampling) {
-  command->add_option("--temperature", sampling.temperature, "0: always the likeliest")->capture_default_str();
+  command->add_option("--temperature", sampling.temperature, "0: always the likeliest")
+      ->capture_default_str();
   command->add_option("--top-p", sampling.top_p, "draw from the likeliest tokens that reach this probability")
       ->capture_default_str();
   command->add_option("--top-k", sampling.top_k, "draw from that many likeliest tokens; 0: from all")
       ->capture_default_str();
-  command->add_option("--min-p", sampling.min_p, "and from those at least this much as likely as the likeliest")
+  command
+      ->add_option("--min-p", sampling.min_p, "and from those at least this much as likely as the likeliest")
       ->capture_default_str();
   command->add_option("--repetition-penalty", sampling.repetition_penalty, "on tokens of prompt and answer")
       ->capture_default_str();
@@ -270,11 +276,13 @@ void add_generate(CLI::App& app, Action& action) {
       ->capture_default_str()
       ->check(at_least_one());
   add_sampling_options(generate, options->sampling);
-  generate->add_option("--logit-bias", options->logit_bias, "TOKEN=BIAS, added to its logit; may be repeated");
+  generate->add_option("--logit-bias", options->logit_bias,
+                       "TOKEN=BIAS, added to its logit; may be repeated");
   generate->add_option("--stop", options->stop, "a string that ends the text; may be repeated");
   generate->add_flag("--ignore-end", options->ignore_end, "go on after end-of-sentence");
-  generate->add_option("--logprobs", options->logprobs,
-                       "with --json: each token's log probability and that many likeliest ones")
+  generate
+      ->add_option("--logprobs", options->logprobs,
+                   "with --json: each token's log probability and that many likeliest ones")
       ->check(CLI::NonNegativeNumber);
   add_json(generate, options->json);
   generate->callback([=, &action] {
@@ -284,10 +292,11 @@ void add_generate(CLI::App& app, Action& action) {
 }
 
 void add_chat(CLI::App& app, Action& action) {
-  auto* chat = add_command(app, "chat", "a conversation with a model",
-                           "  moray chat --model DeepSeek-V2-Lite-Chat/\n"
-                           "  moray chat --model DeepSeek-V3.1/ --thinking on --context 8192\n"
-                           "  moray chat --model Moonlight-16B-A3B-Instruct/ --message 'Who are you?' --json\n");
+  auto* chat =
+      add_command(app, "chat", "a conversation with a model",
+                  "  moray chat --model DeepSeek-V2-Lite-Chat/\n"
+                  "  moray chat --model DeepSeek-V3.1/ --thinking on --context 8192\n"
+                  "  moray chat --model Moonlight-16B-A3B-Instruct/ --message 'Who are you?' --json\n");
   auto options = std::make_shared<moray::ChatOptions>();
   add_serving_options(chat, options->serving);
   chat->add_option("--system", options->system, "system message");
@@ -346,7 +355,8 @@ void add_pull(CLI::App& app, Action& action) {
   pull->add_flag("--all", options->pull.all,
                  "every file (default: safetensors, config, tokenizer, chat template, license)");
   pull->add_option("--include", options->pull.include, "further files, as a shell pattern; may be repeated");
-  pull->add_option("--connections", options->pull.connections, "files fetched at a time")->capture_default_str();
+  pull->add_option("--connections", options->pull.connections, "files fetched at a time")
+      ->capture_default_str();
   add_json(pull, options->json);
   pull->callback([=, &action] { action = [=] { return moray::run_pull(*options); }; });
 }
@@ -370,7 +380,8 @@ void add_bench_serve(CLI::App& bench, Action& action) {
     command->add_option("recipe", options->recipe, "RECIPE.toml, whose [model] is taken")->required();
     command->add_option("--set", options->assignments,
                         "KEY=VALUE, overrides a key of the recipe; may be repeated");
-    command->add_option("--format", options->format, "of the weights: f32, bf16 or fp8")->capture_default_str();
+    command->add_option("--format", options->format, "of the weights: f32, bf16 or fp8")
+        ->capture_default_str();
     add_threads(command, options->threads);
     add_json(command, options->json);
     command->callback([=, &action] { action = [=] { return run(*options); }; });
@@ -380,9 +391,13 @@ void add_bench_serve(CLI::App& bench, Action& action) {
       add("decode", "tokens one by one on random weights, against memory's read bandwidth",
           "  moray bench decode recipes/v2-lite.toml --set model.num_hidden_layers=7 --context 128 8192\n",
           moray::run_bench_decode);
-  decode->add_option("--context", decode_options->contexts, "tokens before the first; several are measured in turn")
+  decode
+      ->add_option("--context", decode_options->contexts,
+                   "tokens before the first; several are measured in turn")
       ->check(at_least_one());
-  decode->add_option("--tokens", decode_options->tokens, "to decode")->capture_default_str()->check(at_least_one());
+  decode->add_option("--tokens", decode_options->tokens, "to decode")
+      ->capture_default_str()
+      ->check(at_least_one());
   const auto [prefill, prefill_options] =
       add("prefill", "a prompt on random weights, against the multiply-add peak",
           "  moray bench prefill recipes/v2-lite.toml --set model.num_hidden_layers=7 --format fp8\n",
@@ -566,16 +581,32 @@ void add_numerics_products(CLI::App& numerics, Action& action) {
 
 void add_numerics_tensors(CLI::App& numerics, Action& action) {
   auto* tensors = add_command(
-      numerics, "tensors", "what FP8 loses of a checkpoint's tensors: tile, block and tensor scales, outliers",
+      numerics, "tensors",
+      "what FP8 loses of a checkpoint's tensors: tile, block and tensor scales, outliers",
       "  moray numerics tensors runs/tiny\n"
       "  moray numerics tensors runs/tiny/checkpoints/step-00000100/state/first_moments.safetensors --all\n");
   auto options = std::make_shared<moray::NumericsTensorsOptions>();
-  tensors->add_option("path", options->path, "model folder, checkpoint, run, or a .safetensors file")->required();
-  tensors->add_option("--worst", options->worst, "tensors with the farthest outliers to show")->capture_default_str();
+  tensors->add_option("path", options->path, "model folder, checkpoint, run, or a .safetensors file")
+      ->required();
+  tensors->add_option("--worst", options->worst, "tensors with the farthest outliers to show")
+      ->capture_default_str();
   tensors->add_flag("--all", options->all, "list every tensor");
   add_threads(tensors, options->threads);
   add_json(tensors, options->json);
   tensors->callback([=, &action] { action = [=] { return moray::run_numerics_tensors(*options); }; });
+}
+
+void add_numerics_quantization(CLI::App& numerics, Action& action) {
+  auto* quantization =
+      add_command(numerics, "quantization",
+                  "what share of each tensor class underflowed and saturated while training in FP8",
+                  "  moray train recipes/fp8.toml --set run.quantization_interval_steps=100 --run runs/fp8\n"
+                  "  moray numerics quantization runs/fp8\n");
+  auto options = std::make_shared<moray::NumericsQuantizationOptions>();
+  quantization->add_option("run", options->run, "run folder")->required();
+  add_json(quantization, options->json);
+  quantization->callback(
+      [=, &action] { action = [=] { return moray::run_numerics_quantization(*options); }; });
 }
 
 void add_numerics_compare(CLI::App& numerics, Action& action) {
@@ -589,12 +620,14 @@ void add_numerics_compare(CLI::App& numerics, Action& action) {
   compare->add_option("run", options->run, "run folder to hold against it")->required();
   compare->add_option("floor", options->floor,
                       "run folder: the baseline again from initial weights one unit in the last place away");
-  compare->add_option("--ema", options->comparison.ema_decay, "decay of the smoothing")->capture_default_str();
+  compare->add_option("--ema", options->comparison.ema_decay, "decay of the smoothing")
+      ->capture_default_str();
   compare->add_option("--limit", options->comparison.limit, "relative error to stay within")
       ->capture_default_str();
   compare
-      ->add_option("--from-step", options->comparison.from_step,
-                   "first step that counts (default: the end of warm-up, where the learning rate is greatest)")
+      ->add_option(
+          "--from-step", options->comparison.from_step,
+          "first step that counts (default: the end of warm-up, where the learning rate is greatest)")
       ->check(at_least_one());
   compare->add_flag("--gradients", options->gradients,
                     "also the gradients of one batch at the baseline's newest checkpoint, layer by layer");
@@ -610,6 +643,7 @@ void add_numerics(CLI::App& app, Action& action) {
   numerics->require_subcommand(1);
   add_numerics_products(*numerics, action);
   add_numerics_tensors(*numerics, action);
+  add_numerics_quantization(*numerics, action);
   add_numerics_compare(*numerics, action);
 }
 

@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "data/dataset.h"
 #include "numerics/gradients.h"
+#include "numerics/quantization.h"
 #include "numerics/tensors.h"
 #include "report/progress.h"
 
@@ -170,6 +171,31 @@ int run_numerics_tensors(const NumericsTensorsOptions& options) {
   } else {
     fmt::print("{}", numerics::tensors_table(losses, static_cast<size_t>(options.worst), options.all));
   }
+  return 0;
+}
+
+int run_numerics_quantization(const NumericsQuantizationOptions& options) {
+  const fs::path metrics = fs::path(options.run) / "metrics.jsonl";
+  const std::vector<numerics::QuantizationSummary> classes =
+      numerics::summarize_quantization(read_metrics(metrics));
+  if (classes.empty())
+    fail("{}: no step counted what became codes; train in fp8 with --set run.quantization_interval_steps=100",
+         metrics.string());
+  if (!options.json) {
+    fmt::print("{}", numerics::quantization_table(classes));
+    return 0;
+  }
+  Json list = Json::array();
+  for (const numerics::QuantizationSummary& of : classes)
+    list.push_back({{"class", of.name},
+                    {"steps", of.steps},
+                    {"elements", of.elements},
+                    {"underflow", of.underflow},
+                    {"worst_underflow", of.worst_underflow},
+                    {"worst_step", of.worst_step},
+                    {"last_underflow", of.last_underflow},
+                    {"saturated", of.saturated}});
+  fmt::print("{}\n", Json{{"run", options.run}, {"classes", std::move(list)}}.dump());
   return 0;
 }
 

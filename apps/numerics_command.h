@@ -26,6 +26,12 @@ struct NumericsTensorsOptions {
 };
 int run_numerics_tensors(const NumericsTensorsOptions&);
 
+struct NumericsQuantizationOptions {
+  std::string run;
+  bool json = false;
+};
+int run_numerics_quantization(const NumericsQuantizationOptions&);
+
 struct NumericsCompareOptions {
   std::string baseline, run, floor;  // run folders; floor may be empty
   numerics::ComparisonOptions comparison;

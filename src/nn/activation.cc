@@ -4,10 +4,11 @@
 
 namespace moray {
 
-QuantizedTensor row_tiles(Exec& exec, const Tensor& x_TD, CodeFormat format, ScaleFormat scales) {
+QuantizedTensor row_tiles(Exec& exec, TensorClass tensor_class, const Tensor& x_TD, CodeFormat format,
+                          ScaleFormat scales) {
   const QuantizedTensor q =
       QuantizedTensor::empty(*exec.allocator, x_TD.shape(), format, Tiling::row_tiles, scales);
-  (void)quantize(exec, x_TD, q);  // what is not finite stays so, and the step is examined
+  quantize_counted(exec, tensor_class, x_TD, q);
   return q;
 }
 
@@ -18,16 +19,16 @@ Tensor Activation::numbers(Exec& exec) const {
   return x_TD;
 }
 
-Activation Activation::kept(Exec& exec, CodeForm form, ScaleFormat scales) const {
+Activation Activation::kept(Exec& exec, TensorClass tensor_class, CodeForm form, ScaleFormat scales) const {
   if (!form) return values;
   if (has_codes() && codes.format == *form && codes.scale_format == scales) return Activation(codes);
-  return Activation(row_tiles(exec, values, *form, scales));
+  return Activation(row_tiles(exec, tensor_class, values, *form, scales));
 }
 
-Activation Activation::with_codes(Exec& exec, ScaleFormat scales) const {
+Activation Activation::with_codes(Exec& exec, TensorClass tensor_class, ScaleFormat scales) const {
   if (has_codes()) return *this;
   Activation both = *this;
-  both.codes = row_tiles(exec, values, CodeFormat::f8_e4m3, scales);
+  both.codes = row_tiles(exec, tensor_class, values, CodeFormat::f8_e4m3, scales);
   return both;
 }
 

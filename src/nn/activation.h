@@ -4,7 +4,7 @@
 #pragma once
 
 #include "nn/precision.h"
-#include "ops/quantize.h"
+#include "ops/quantization_counts.h"
 
 namespace moray {
 
@@ -24,27 +24,28 @@ struct Activation {
   // The numbers, from the codes where nothing else is left.
   Tensor numbers(Exec&) const;
   // The codes alone, in `form`; the numbers alone without one.
-  Activation kept(Exec&, CodeForm form, ScaleFormat) const;
+  Activation kept(Exec&, TensorClass, CodeForm form, ScaleFormat) const;
   // With codes of E4M3 by row tiles for a product; made of the numbers unless they are there.
-  Activation with_codes(Exec&, ScaleFormat) const;
+  Activation with_codes(Exec&, TensorClass, ScaleFormat) const;
   // x[r] = this[index[r]].
   Activation gathered(Exec&, const Tensor& index_R) const;
 };
 
-QuantizedTensor row_tiles(Exec&, const Tensor& x_TD, CodeFormat, ScaleFormat);
+QuantizedTensor row_tiles(Exec&, TensorClass, const Tensor& x_TD, CodeFormat, ScaleFormat);
 
 // As a weight's gradient needs it: E4M3 by token tiles over the k-blocks of `rows`; from codes where there
 // are some (their scales' format is kept), else from the numbers.
 template <class Rows>
-QuantizedTensor token_tiles(Exec& exec, const Activation& x, const Rows& rows, ScaleFormat scales) {
+QuantizedTensor token_tiles(Exec& exec, TensorClass tensor_class, const Activation& x, const Rows& rows,
+                            ScaleFormat scales) {
   if (x.has_codes() && x.codes.tiling == Tiling::token_tiles) return x.codes;
   const QuantizedTensor q = QuantizedTensor::empty(
       *exec.allocator, {x.rows(), x.columns()}, CodeFormat::f8_e4m3, Tiling::token_tiles,
       x.has_codes() ? x.codes.scale_format : scales, row_blocks(*exec.allocator, rows));
   if (x.has_codes())
-    retile(exec, x.codes, q);
+    retile_counted(exec, tensor_class, x.codes, q);
   else
-    (void)quantize(exec, x.values, q);  // what is not finite stays so, and the step is examined
+    quantize_counted(exec, tensor_class, x.values, q);
   return q;
 }
 

@@ -37,25 +37,29 @@ Tensor multiply_back(Exec& exec, const Activation& dy, const Weight& w, const Ex
 }  // namespace
 
 Tensor Experts::forward(Exec& exec, const Activation& x, const ExpertRows& rows, Saved& saved) const {
-  const auto ready = [&](const Activation& a) { return fp8() ? a.with_codes(exec, precision.scales) : a; };
+  const auto ready = [&](const Activation& a) {
+    return fp8() ? a.with_codes(exec, TensorClass::linear_inputs, precision.scales) : a;
+  };
   const Activation x_ready = ready(x);
   const Activation gate = multiply(exec, x_ready, {gate_proj_EFD, gate_proj_fp8}, rows);
   const Activation up = multiply(exec, x_ready, {up_proj_EFD, up_proj_fp8}, rows);
   // What was sent as codes is kept as it came.
   const CodeForm inputs = precision.when_fp8(precision.linear_inputs);
-  saved.x = x.has_codes() ? x : x_ready.kept(exec, inputs, precision.scales);
+  saved.x = x.has_codes() ? x : x_ready.kept(exec, TensorClass::linear_inputs, inputs, precision.scales);
   const Tensor h_RF = exec.empty(gate.values.shape());
   swiglu_forward(exec, gate.values, up.values, h_RF);
   const CodeForm form = precision.when_fp8(precision.swiglu_inputs);
-  saved.gate = gate.kept(exec, form, precision.scales);
-  saved.up = up.kept(exec, form, precision.scales);
+  saved.gate = gate.kept(exec, TensorClass::swiglu_inputs, form, precision.scales);
+  saved.up = up.kept(exec, TensorClass::swiglu_inputs, form, precision.scales);
   return multiply(exec, ready(h_RF), {down_proj_EDF, down_proj_fp8}, rows);
 }
 
 Tensor Experts::backward_input(Exec& exec, const Activation& dy, const ExpertRows& rows,
                                const Tensor& router_gate_R, const Tensor& drouter_gate_R, Saved&& saved,
                                Deferred& deferred) const {
-  const auto ready = [&](const Activation& a) { return fp8() ? a.with_codes(exec, precision.scales) : a; };
+  const auto ready = [&](const Activation& a) {
+    return fp8() ? a.with_codes(exec, TensorClass::output_gradients, precision.scales) : a;
+  };
   const Tensor dh_RF = multiply_back(exec, ready(dy), {down_proj_EDF, down_proj_fp8}, rows);
   const Tensor dgate_RF = exec.empty(dh_RF.shape()), dup_RF = exec.empty(dh_RF.shape()),
                h_RF = exec.empty(dh_RF.shape());
@@ -75,11 +79,16 @@ void Experts::backward_weight(Exec& exec, Deferred&& deferred, const ExpertRows&
     grouped_matmul_backward_weight(exec, deferred.dup.values, x_RD, rows, gradient.up_proj_EFD);
     grouped_matmul_backward_weight(exec, deferred.dy.values, deferred.h.values, rows, gradient.down_proj_EDF);
   } else {
-    const auto tiles = [&](const Activation& a) { return token_tiles(exec, a, rows, precision.scales); };
-    const QuantizedTensor x_RD = tiles(deferred.x);
-    grouped_matmul_fp8_backward_weight(exec, tiles(deferred.dgate), x_RD, rows, gradient.gate_proj_EFD);
-    grouped_matmul_fp8_backward_weight(exec, tiles(deferred.dup), x_RD, rows, gradient.up_proj_EFD);
-    grouped_matmul_fp8_backward_weight(exec, tiles(deferred.dy), tiles(deferred.h), rows,
+    const auto tiles = [&](TensorClass tensor_class, const Activation& a) {
+      return token_tiles(exec, tensor_class, a, rows, precision.scales);
+    };
+    const QuantizedTensor x_RD = tiles(TensorClass::linear_inputs, deferred.x);
+    grouped_matmul_fp8_backward_weight(exec, tiles(TensorClass::output_gradients, deferred.dgate), x_RD, rows,
+                                       gradient.gate_proj_EFD);
+    grouped_matmul_fp8_backward_weight(exec, tiles(TensorClass::output_gradients, deferred.dup), x_RD, rows,
+                                       gradient.up_proj_EFD);
+    grouped_matmul_fp8_backward_weight(exec, tiles(TensorClass::output_gradients, deferred.dy),
+                                       tiles(TensorClass::linear_inputs, deferred.h), rows,
                                        gradient.down_proj_EDF);
   }
   deferred = {};

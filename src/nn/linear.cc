@@ -5,11 +5,12 @@
 namespace moray {
 
 Activation Linear::input(Exec& exec, const Activation& x) const {
-  return fp8() ? x.with_codes(exec, precision.scales) : x;
+  return fp8() ? x.with_codes(exec, TensorClass::linear_inputs, precision.scales) : x;
 }
 
 Activation Linear::kept_input(Exec& exec, const Activation& x) const {
-  return x.kept(exec, precision.when_fp8(precision.linear_inputs), precision.scales);
+  return x.kept(exec, TensorClass::linear_inputs, precision.when_fp8(precision.linear_inputs),
+                precision.scales);
 }
 
 Tensor Linear::product(Exec& exec, const Activation& x) const {
@@ -32,8 +33,9 @@ Tensor Linear::backward_input(Exec& exec, const Tensor& dy_TO, Saved&& saved, De
   const bool accumulate = dx_TI.defined();
   if (!accumulate) dx_TI = exec.empty({dy_TO.extent(0), weight_OI.extent(1)});
   if (fp8())
-    matmul_fp8_backward_input(exec, row_tiles(exec, dy_TO, CodeFormat::f8_e4m3, precision.scales), weight_fp8,
-                              dx_TI, accumulate);
+    matmul_fp8_backward_input(
+        exec, row_tiles(exec, TensorClass::output_gradients, dy_TO, CodeFormat::f8_e4m3, precision.scales),
+        weight_fp8, dx_TI, accumulate);
   else
     matmul_backward_input(exec, dy_TO, weight_OI, dx_TI, accumulate);
   deferred = {std::move(saved.x), dy_TO};
@@ -43,9 +45,10 @@ Tensor Linear::backward_input(Exec& exec, const Tensor& dy_TO, Saved&& saved, De
 void Linear::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows,
                              Linear& gradient) const {
   if (fp8())
-    matmul_fp8_backward_weight(exec, token_tiles(exec, deferred.dy_TO, rows, precision.scales),
-                               token_tiles(exec, deferred.x, rows, precision.scales), rows,
-                               gradient.weight_OI);
+    matmul_fp8_backward_weight(
+        exec, token_tiles(exec, TensorClass::output_gradients, deferred.dy_TO, rows, precision.scales),
+        token_tiles(exec, TensorClass::linear_inputs, deferred.x, rows, precision.scales), rows,
+        gradient.weight_OI);
   else
     matmul_backward_weight(exec, deferred.dy_TO, deferred.x.values, rows, gradient.weight_OI);
   deferred = {};

@@ -49,8 +49,8 @@ Tensor Mla::forward(Exec& exec, const Activation& x, const LayerContext& context
   const Tensor o = exec.empty({tokens, shape.o_width()});
   saved.lse_HT = exec.empty_wide({shape.heads, tokens});
   mla_attention_forward(exec, saved.q, saved.kv, saved.k_rope, shape, context.mask, o, saved.lse_HT);
-  saved.o =
-      Activation(o).kept(exec, precision.when_fp8(precision.attention_output), ScaleFormat::power_of_two);
+  saved.o = Activation(o).kept(exec, TensorClass::attention_output,
+                               precision.when_fp8(precision.attention_output), ScaleFormat::power_of_two);
   if (precision.recompute_mla_up) {
     saved.kv = {};
     if (has_q_lora) saved.q = {};
@@ -116,8 +116,8 @@ Tensor Mla::backward_input(Exec& exec, const Tensor& dy_TD, const LayerContext& 
 void Mla::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows, Mla& gradient) const {
   const Linear& reads_x = has_q_lora ? q_a_proj : q_proj;
   if (reads_x.fp8())  // one x for both
-    deferred.kv_a_proj.x = (has_q_lora ? deferred.q_a_proj : deferred.q_proj).x =
-        Activation(token_tiles(exec, deferred.kv_a_proj.x, rows, precision.scales));
+    deferred.kv_a_proj.x = (has_q_lora ? deferred.q_a_proj : deferred.q_proj).x = Activation(
+        token_tiles(exec, TensorClass::linear_inputs, deferred.kv_a_proj.x, rows, precision.scales));
   if (has_q_lora) {
     q_a_proj.backward_weight(exec, std::move(deferred.q_a_proj), rows, gradient.q_a_proj);
     q_a_layernorm.backward_weight(exec, std::move(deferred.q_a_layernorm), rows, gradient.q_a_layernorm);

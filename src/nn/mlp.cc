@@ -9,8 +9,8 @@ Tensor Mlp::forward(Exec& exec, const Activation& x, Saved& saved) const {
   const Tensor h_TF = exec.empty(gate.values.shape());
   swiglu_forward(exec, gate.values, up.values, h_TF);
   const CodeForm form = precision.when_fp8(precision.swiglu_inputs);
-  saved.gate = gate.kept(exec, form, precision.scales);
-  saved.up = up.kept(exec, form, precision.scales);
+  saved.gate = gate.kept(exec, TensorClass::swiglu_inputs, form, precision.scales);
+  saved.up = up.kept(exec, TensorClass::swiglu_inputs, form, precision.scales);
   return down_proj.product(exec, h_TF);
 }
 
@@ -33,8 +33,8 @@ Tensor Mlp::backward_input(Exec& exec, const Tensor& dy_TD, Saved&& saved, Defer
 
 void Mlp::backward_weight(Exec& exec, Deferred&& deferred, const SampleRows& rows, Mlp& gradient) const {
   if (gate_proj.fp8())  // one x for both
-    deferred.gate_proj.x = deferred.up_proj.x =
-        Activation(token_tiles(exec, deferred.gate_proj.x, rows, precision.scales));
+    deferred.gate_proj.x = deferred.up_proj.x = Activation(
+        token_tiles(exec, TensorClass::linear_inputs, deferred.gate_proj.x, rows, precision.scales));
   gate_proj.backward_weight(exec, std::move(deferred.gate_proj), rows, gradient.gate_proj);
   up_proj.backward_weight(exec, std::move(deferred.up_proj), rows, gradient.up_proj);
   down_proj.backward_weight(exec, std::move(deferred.down_proj), rows, gradient.down_proj);

@@ -102,7 +102,7 @@ class InPrecision : public testing::Test {
                       rows.offsets_ES.data<int32_t>());
     const auto sent = [&](const Tensor& wide, CodeForm form) {
       return Activation(as_activation(on, wide))
-          .kept(on, precision.when_fp8(form), ScaleFormat::power_of_two);
+          .kept(on, TensorClass::swiglu_inputs, precision.when_fp8(form), ScaleFormat::power_of_two);
     };
     const Tensor router_gate = random({kTokens}, 6), drouter_gate = on.empty_wide({kTokens});
     Experts gradient{Tensor::zeros(allocator_, up, DType::f32), Tensor::zeros(allocator_, up, DType::f32),

@@ -28,6 +28,9 @@ std::string metrics_line(const StepMetrics& m) {
   json["tokens_per_second"] = m.tokens_per_second;
   json["peak_memory_bytes"] = m.peak_memory_bytes;
   json["skipped_steps"] = m.skipped_steps;
+  for (const QuantizedClass& codes : m.quantization)
+    json["quantization"][codes.name] = {
+        {"elements", codes.elements}, {"underflow", codes.underflow}, {"saturated", codes.saturated}};
   return json.dump() + '\n';
 }
 
@@ -71,6 +74,10 @@ StepMetrics parse_metrics_line(std::string_view line) {
   m.tokens_per_second = number_or_nan(json.at("tokens_per_second"));
   m.peak_memory_bytes = json.at("peak_memory_bytes").get<int64_t>();
   m.skipped_steps = json.at("skipped_steps").get<int64_t>();
+  if (json.contains("quantization"))
+    for (const auto& [name, codes] : json["quantization"].items())
+      m.quantization.push_back({name, codes.at("elements").get<int64_t>(),
+                                number_or_nan(codes.at("underflow")), number_or_nan(codes.at("saturated"))});
   return m;
 }
 

@@ -14,6 +14,13 @@
 
 namespace moray {
 
+// What of a tensor class became codes in one step (ops/quantization_counts.h).
+struct QuantizedClass {
+  std::string name;
+  int64_t elements = 0;                 // not 0 before
+  double underflow = 0, saturated = 0;  // shares of them
+};
+
 struct StepMetrics {
   int64_t step = 0;              // 1 after the first optimizer step
   int64_t tokens = 0;            // trained on so far, this step's included
@@ -26,7 +33,8 @@ struct StepMetrics {
   double learning_rate = 0;
   double tokens_per_second = 0;
   int64_t peak_memory_bytes = 0;
-  int64_t skipped_steps = 0;  // so far in this run: steps whose loss or norm was not finite
+  int64_t skipped_steps = 0;                 // so far in this run: steps whose loss or norm was not finite
+  std::vector<QuantizedClass> quantization;  // of FP8 training, when this step counted it
 
   // [MoE layer][expert]: load over the layer's mean load, 1 when in balance. Goes to expert_load.jsonl alone.
   std::vector<std::vector<double>> expert_load;

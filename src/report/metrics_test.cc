@@ -58,6 +58,7 @@ TEST_F(MetricsTest, EveryFieldReadsBack) {
   StepMetrics m = step_metrics(7);
   m.validation_loss = 3.5;
   m.skipped_steps = 2;
+  m.quantization = {{"weights", 1000, 0.25, 0}, {"dispatch", 7, 1.0 / 3.0, 0.125}};
   m.balance_loss = std::numeric_limits<double>::quiet_NaN();
   { MetricsWriter(folder_, 0, 10).write(m); }
   const auto rows = read_metrics(folder_ / "metrics.jsonl");
@@ -74,6 +75,11 @@ TEST_F(MetricsTest, EveryFieldReadsBack) {
   EXPECT_EQ(rows[0].tokens_per_second, m.tokens_per_second);
   EXPECT_EQ(rows[0].peak_memory_bytes, m.peak_memory_bytes);
   EXPECT_EQ(rows[0].skipped_steps, 2);
+  ASSERT_EQ(rows[0].quantization.size(), 2u);
+  EXPECT_EQ(rows[0].quantization[1].name, "dispatch");
+  EXPECT_EQ(rows[0].quantization[1].elements, 7);
+  EXPECT_EQ(rows[0].quantization[1].underflow, 1.0 / 3.0);
+  EXPECT_EQ(rows[0].quantization[1].saturated, 0.125);
   const auto loads = read_expert_load(folder_ / "expert_load.jsonl");
   ASSERT_EQ(loads.size(), 1u);
   EXPECT_EQ(loads[0].load, m.expert_load);

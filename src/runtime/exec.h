@@ -8,6 +8,8 @@
 
 namespace moray {
 
+struct QuantizationCounts;  // ops/quantization_counts.h
+
 // reference: scalar loops over f32 or f64 (bf16 as f32, rounded where it is stored), the readable
 // specification. cpu: the SIMD kernels, f32 and bf16.
 enum class Device : uint8_t { reference, cpu };
@@ -20,8 +22,9 @@ struct Exec {
   Allocator* allocator = nullptr;
   // Of activations: f32 or bf16; f64 on the reference device is what gradients are checked in.
   DType dtype = DType::f32;
-  Tracer* tracer = nullptr;        // when set, every op is recorded
-  FiniteFinder* finder = nullptr;  // when set, every op's results are examined
+  Tracer* tracer = nullptr;                    // when set, every op is recorded
+  FiniteFinder* finder = nullptr;              // when set, every op's results are examined
+  QuantizationCounts* quantization = nullptr;  // when set, what training quantizes is counted
 
   Tensor empty(Shape shape) const { return Tensor::empty(*allocator, shape, dtype); }
   Tensor zeros(Shape shape) const { return Tensor::zeros(*allocator, shape, dtype); }

@@ -133,6 +133,7 @@ RunConfig run_from(Config& config) {
   RunConfig run;
   run.validation_interval_steps = at_least(config, "run.validation_interval_steps", 0, 0);
   run.validation_tokens = at_least(config, "run.validation_tokens", run.validation_tokens, 0);
+  run.quantization_interval_steps = at_least(config, "run.quantization_interval_steps", 0, 0);
   run.checkpoint_interval_steps = at_least(config, "run.checkpoint_interval_steps", 0, 0);
   run.keep_last = at_least(config, "run.keep_last", run.keep_last, 1);
   model_dtype_from(config, run);

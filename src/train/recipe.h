@@ -15,7 +15,7 @@ struct TrainConfig {
   Precision precision;
   uint64_t seed = 1;
   bool perturb_initial_weights = false;  // by one unit in the last place: how far do equal runs drift apart
-  int64_t tokens = 0;  // the budget; training ends with the step that reaches it
+  int64_t tokens = 0;                    // the budget; training ends with the step that reaches it
   int64_t sequence_length = 512;
   Schedule batch_size{8};          // samples a step
   int64_t batch_multiple = 1;      // ramped batch sizes are rounded down to a multiple of this
@@ -41,6 +41,8 @@ struct DataConfig {
 
 struct RunConfig {
   int64_t validation_interval_steps = 0;  // 0: only at the end
+  // Of FP8 training: in the metrics, what share of each tensor class underflows and saturates. 0: never
+  int64_t quantization_interval_steps = 0;
   int64_t validation_tokens = 65536;      // of the held-out split, from its start
   int64_t checkpoint_interval_steps = 0;  // 0: only at the end
   int64_t keep_last = 2;                  // checkpoints

@@ -223,7 +223,9 @@ class Run {
 
   StepMetrics step() {
     const Clock::time_point start = Clock::now();
-    const StepResult result = trainer_.step(source_);
+    QuantizationCounts counts;
+    const bool counted = quantization_counted(trainer_.counters().step + 1);
+    const StepResult result = trainer_.step(source_, counted ? &counts : nullptr);
     const double seconds = seconds_since(start);
     const Counters& counters = trainer_.counters();
     if (result.skipped)
@@ -242,6 +244,11 @@ class Run {
     row.tokens_per_second = static_cast<double>(result.batch_tokens) / seconds;
     row.peak_memory_bytes = peak_memory_bytes();
     row.skipped_steps = counters.skipped_steps;
+    if (counted)
+      for (size_t i = 0; i < kTensorClasses; ++i)
+        if (const CodeCounts& codes = counts.classes[i]; codes.elements > 0)
+          row.quantization.push_back({tensor_class_name(static_cast<TensorClass>(i)), codes.elements,
+                                      codes.underflow_share(), codes.saturated_share()});
     const int64_t interval = recipe_.run.validation_interval_steps;
     if (trainer_.finished() || (interval > 0 && counters.step % interval == 0))
       row.validation_loss = validate();
@@ -268,6 +275,11 @@ class Run {
     return evaluate(exec, trainer_.compute_model(), trainer_.rope(), read, tokens,
                     recipe_.train.sequence_length, dataset_.tokenizer().required_id(kEndOfSentence), {})
         .loss();
+  }
+
+  bool quantization_counted(int64_t step) const {
+    const int64_t interval = recipe_.run.quantization_interval_steps;
+    return recipe_.train.precision.fp8() && interval > 0 && step % interval == 0;
   }
 
   bool checkpoint_due() {

@@ -49,7 +49,7 @@ struct Trace {
 };
 
 Trace train(const Layout& layout, int64_t gradient_groups, bool isolate_documents, DType moments = DType::f32,
-            Precision precision = {}) {
+            Precision precision = {}, QuantizationCounts* counts = nullptr) {
   const char* before = cpu::simd_name();
   if (layout.simd != nullptr && !cpu::force_simd(layout.simd)) return {};
   Allocator allocator;
@@ -74,7 +74,7 @@ Trace train(const Layout& layout, int64_t gradient_groups, bool isolate_document
   {
     Trainer trainer(exec, small_model(), config);
     for (int step = 0; step < 4; ++step) {
-      const StepResult result = trainer.step(source);
+      const StepResult result = trainer.step(source, counts);
       trace.losses.push_back(result.loss + result.mtp_loss[0] + result.balance_loss);
       trace.norms.push_back(result.grad_norm);
     }
@@ -174,7 +174,21 @@ TEST(SameBits, EachChoiceOfFp8Counts) {
   EXPECT_TRUE(differs([](Precision& p) { p.dispatch_gradient = {}; }));
 }
 
-// The test above can fail: another order of sums gives other bits.
+// Counting what is quantized changes no bit, and meets every class.
+TEST(SameBits, CountedOrNot) {
+  register_backends();
+  QuantizationCounts counts;
+  const Precision fp8{PrecisionKind::fp8};
+  EXPECT_EQ(train({}, 1, false, DType::f32, fp8, &counts), train({}, 1, false, DType::f32, fp8));
+  for (size_t i = 0; i < kTensorClasses; ++i) {
+    const CodeCounts& codes = counts.classes[i];
+    const char* name = tensor_class_name(static_cast<TensorClass>(i));
+    EXPECT_GT(codes.elements, 0) << name;
+    EXPECT_LT(codes.underflow_share(), 0.1) << name;
+  }
+}
+
+// Those tests can fail: another order of sums gives other bits.
 TEST(SameBits, GradientGroupsChangeTheOrder) {
   register_backends();
   EXPECT_NE(train({}, 1, false).state, train({}, 2, false).state);

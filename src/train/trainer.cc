@@ -76,8 +76,10 @@ Exec Trainer::compute_exec() const {
   return exec;
 }
 
-void Trainer::refresh_compute_model() {
-  deepseek::refresh_compute_copy(exec_, model_, compute_model_);
+void Trainer::refresh_compute_model(QuantizationCounts* counts) {
+  Exec exec = exec_;
+  exec.quantization = counts;
+  deepseek::refresh_compute_copy(exec, model_, compute_model_);
 }
 
 int64_t Trainer::batch_size_at(int64_t tokens) const {
@@ -107,12 +109,13 @@ deepseek::LossScales Trainer::loss_scales(int64_t batch) const {
 
 void Trainer::accumulate(const SampleSource& source, int64_t first, int64_t count,
                          const deepseek::LossScales& scales, deepseek::BatchStats& stats,
-                         FiniteFinder* finder) {
+                         FiniteFinder* finder, QuantizationCounts* counts) {
   const deepseek::MicroBatch micro_batch = make_micro_batch(
       exec_, source, counters_.samples, first, count, config_.sequence_length,
       model_.config.num_nextn_predict_layers, config_.gradient_groups, config_.isolate_documents);
   Exec exec = compute_exec();
   exec.finder = finder;
+  exec.quantization = counts;
   if (finder != nullptr) exec.tracer = nullptr;
   deepseek::forward_backward(exec, compute_model_, micro_batch, scales, rope_, gradients_, stats);
 }
@@ -129,12 +132,13 @@ double Trainer::seconds_per_token(const SampleSource& source) {
   return seconds / static_cast<double>(count * config_.sequence_length);
 }
 
-StepResult Trainer::step(const SampleSource& source) {
+StepResult Trainer::step(const SampleSource& source, QuantizationCounts* counts) {
   const int64_t batch = batch_size_at(counters_.tokens);
   deepseek::BatchStats stats = deepseek::make_batch_stats(model_.config);
   zero(gradients_);
   for (int64_t first = 0; first < batch; first += config_.micro_batch)
-    accumulate(source, first, std::min(config_.micro_batch, batch - first), loss_scales(batch), stats);
+    accumulate(source, first, std::min(config_.micro_batch, batch - first), loss_scales(batch), stats,
+               nullptr, counts);
   join_gradients(exec_, gradients_, config_.gradient_groups);
 
   StepResult result;
@@ -175,7 +179,7 @@ StepResult Trainer::step(const SampleSource& source) {
   };
   for (deepseek::Block& block : model_.layers) update_bias(block);
   for (deepseek::MtpModule& module : model_.mtp) update_bias(module.block);
-  refresh_compute_model();
+  refresh_compute_model(counts);
   update_average();
   return result;
 }

@@ -44,9 +44,10 @@ class Trainer {
   Trainer(Exec&, const deepseek::ModelConfig&, const TrainConfig&);
   ~Trainer();
 
-  // One optimizer step on the next samples. A step whose loss or gradient norm is not finite changes nothing but the
-  // counters; whoever runs steps must stop after max_bad_steps of them in a row.
-  StepResult step(const SampleSource&);
+  // One optimizer step on the next samples. A step whose loss or gradient norm is not finite changes nothing
+  // but the counters; whoever runs steps must stop after max_bad_steps of them in a row. With `counts`
+  // everything the step quantizes is counted, the new weights last; no bit changes.
+  StepResult step(const SampleSource&, QuantizationCounts* counts = nullptr);
 
   bool finished() const { return counters_.tokens >= config_.tokens; }
   int64_t total_steps() const;  // of the whole run, by the batch schedule
@@ -57,11 +58,11 @@ class Trainer {
 
   Exec& exec() { return exec_; }
   deepseek::Model& model() { return model_; }  // the FP32 master weights
-  // What the forward pass runs with, for evaluation: the weights of the recipe's precision as of the last step,
-  // and an Exec with its activations. Whoever writes into model() calls refresh_compute_model().
+  // What the forward pass runs with, for evaluation: the weights of the recipe's precision as of the last
+  // step, and an Exec with its activations. Whoever writes into model() calls refresh_compute_model().
   const deepseek::Model& compute_model() const { return compute_model_; }
   Exec compute_exec() const;
-  void refresh_compute_model();
+  void refresh_compute_model(QuantizationCounts* counts = nullptr);
   Optimizer& optimizer() { return optimizer_; }
   const RopeTable& rope() const { return rope_; }
   const TrainConfig& config() const { return config_; }
@@ -76,7 +77,7 @@ class Trainer {
   int64_t batch_size_at(int64_t tokens) const;
   deepseek::LossScales loss_scales(int64_t batch) const;
   void accumulate(const SampleSource&, int64_t first, int64_t count, const deepseek::LossScales&,
-                  deepseek::BatchStats&, FiniteFinder* = nullptr);
+                  deepseek::BatchStats&, FiniteFinder* = nullptr, QuantizationCounts* = nullptr);
   std::string locate_non_finite(const SampleSource&, int64_t batch);
   void update_average();
   void join_average();

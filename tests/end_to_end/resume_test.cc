@@ -74,12 +74,23 @@ TEST(Resume, AfterKills) {
   kill_and_resume(many_saves(25), 8, 1);
 }
 
+Settings in_fp8(int steps) {
+  Settings settings = many_saves(steps);
+  settings.insert(settings.end(), {"train.precision=fp8", "run.model_dtype=fp8"});
+  return settings;
+}
+
+TEST(Resume, AfterKillsInFp8) {
+  kill_and_resume(in_fp8(12), 3, 4);
+}
+
 TEST(LongResume, AfterAHundredKills) {
   kill_and_resume(many_saves(40), 50, 2);
   Settings narrow = many_saves(40);
   narrow.insert(narrow.end(),
                 {"run.model_dtype=bf16", "train.adamw.moments=bf16", "train.gradient_groups=2"});
   kill_and_resume(narrow, 50, 3);
+  kill_and_resume(in_fp8(40), 20, 5);
 }
 
 TEST(Resume, OfAFinishedRunChangesNothing) {

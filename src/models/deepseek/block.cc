@@ -6,8 +6,9 @@ namespace moray::deepseek {
 
 namespace {
 // Rows as experts get them: rounded as on the wire, on one machine too.
-Activation sent(Exec& exec, const Tensor& x_TD, CodeForm form, const Tensor& token_R) {
-  return Activation(x_TD).kept(exec, form, ScaleFormat::power_of_two).gathered(exec, token_R);
+Activation sent(Exec& exec, TensorClass tensor_class, const Tensor& x_TD, CodeForm form,
+                const Tensor& token_R) {
+  return Activation(x_TD).kept(exec, tensor_class, form, ScaleFormat::power_of_two).gathered(exec, token_R);
 }
 }  // namespace
 
@@ -31,7 +32,8 @@ void Block::dispatch_forward(Exec& exec, const LayerContext& context, Saved& sav
   saved.plan =
       allocate_dispatch_plan(exec, tokens, choices, experts.gate_proj_EFD.extent(0), context.rows.samples);
   dispatch_plan(exec, ids_TK, saved.plan);
-  saved.x = sent(exec, saved.u_TD, precision.when_fp8(precision.dispatch), saved.plan.token_R);
+  saved.x = sent(exec, TensorClass::dispatch, saved.u_TD, precision.when_fp8(precision.dispatch),
+                 saved.plan.token_R);
 }
 
 void Block::experts_forward(Exec& exec, Saved& saved) const {
@@ -57,7 +59,8 @@ Tensor Block::combine_forward(Exec& exec, Saved& saved) const {
 void Block::combine_backward(Exec& exec, const Tensor& dout_TD, Saved& saved, Deferred& deferred) const {
   deferred.dout_TD = dout_TD;
   if (!is_moe) return;
-  deferred.dy = sent(exec, dout_TD, precision.when_fp8(precision.dispatch_gradient), saved.plan.token_R);
+  deferred.dy = sent(exec, TensorClass::dispatch_gradients, dout_TD,
+                     precision.when_fp8(precision.dispatch_gradient), saved.plan.token_R);
 }
 
 // The norm's output is the input of the router, the shared experts or the dense MLP.

@@ -1,7 +1,7 @@
 #include "models/deepseek/compute_copy.h"
 
 #include "ops/elementwise.h"
-#include "ops/quantize.h"
+#include "ops/quantization_counts.h"
 
 namespace moray::deepseek {
 
@@ -38,8 +38,7 @@ void refresh_compute_copy(Exec& exec, Model& master, Model& copy) {
   const std::vector<ProductWeight> from = product_weights(master), to = product_weights(copy);
   for (size_t i = 0; i < from.size(); ++i) {
     const bool quantized = to[i].codes.codes.defined();
-    if (quantized)
-      (void)quantize(exec, from[i].values, to[i].codes);  // the step's losses tell what is not finite
+    if (quantized) quantize_counted(exec, TensorClass::weights, from[i].values, to[i].codes);
     if (!quantized && to[i].values.dtype() != from[i].values.dtype())
       convert(exec, from[i].values, to[i].values);
   }
