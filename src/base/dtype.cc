@@ -11,6 +11,7 @@ std::string_view dtype_name(DType dtype) {
     case DType::f8_e4m3: return "f8_e4m3";
     case DType::f8_e5m2: return "f8_e5m2";
     case DType::u8: return "u8";
+    case DType::i8: return "i8";
   }
   return "?";
 }

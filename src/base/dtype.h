@@ -10,8 +10,9 @@
 
 namespace moray {
 
-// f8_*: codes, whose scales lie elsewhere (tensor/quantized.h). u8: bytes, such as packed codes.
-enum class DType : uint8_t { f32, f64, bf16, i32, f8_e4m3, f8_e5m2, u8 };
+// f8_*, i8: codes, whose scales lie elsewhere (tensor/quantized.h, tensor/int_rows.h). u8: bytes, such as
+// packed codes.
+enum class DType : uint8_t { f32, f64, bf16, i32, f8_e4m3, f8_e5m2, u8, i8 };
 
 constexpr size_t dtype_bytes(DType dtype) {
   switch (dtype) {
@@ -22,6 +23,7 @@ constexpr size_t dtype_bytes(DType dtype) {
     case DType::f8_e4m3: return 1;
     case DType::f8_e5m2: return 1;
     case DType::u8: return 1;
+    case DType::i8: return 1;
   }
   return 0;
 }
@@ -72,6 +74,10 @@ struct dtype_of<e5m2> {
 template <>
 struct dtype_of<uint8_t> {
   static constexpr DType value = DType::u8;
+};
+template <>
+struct dtype_of<int8_t> {
+  static constexpr DType value = DType::i8;
 };
 
 }  // namespace moray

@@ -62,6 +62,7 @@ bool convert_from(const std::byte* from, int64_t count, DType into_dtype, std::b
     case DType::f8_e4m3:  // a code means nothing without its scale: ops/quantize.h
     case DType::f8_e5m2:
     case DType::u8:
+    case DType::i8:
       return false;
   }
   return false;
@@ -69,8 +70,9 @@ bool convert_from(const std::byte* from, int64_t count, DType into_dtype, std::b
 
 bool copy_plain(std::string_view from_dtype, const std::byte* from, int64_t count, DType into_dtype,
                 std::byte* into) {
-  const bool same =
-      (from_dtype == "I32" && into_dtype == DType::i32) || (from_dtype == "U8" && into_dtype == DType::u8);
+  const bool same = (from_dtype == "I32" && into_dtype == DType::i32) ||
+                    (from_dtype == "U8" && into_dtype == DType::u8) ||
+                    (from_dtype == "I8" && into_dtype == DType::i8);
   if (same && count > 0) std::memcpy(into, from, static_cast<size_t>(count) * dtype_bytes(into_dtype));
   return same;
 }

@@ -96,6 +96,8 @@ std::string_view stored_dtype_name(DType dtype) {
       return "F8_E5M2";
     case DType::u8:
       return "U8";
+    case DType::i8:
+      return "I8";
   }
   return "";
 }

@@ -8,7 +8,8 @@ void mla_absorb(Exec& exec, const Tensor& q, const StoredWeight& kv_b_proj, cons
                 const Tensor& q_latent) {
   const int64_t tokens = q.extent(0), latent = kv_b_proj.inputs();
   expect_shape("mla_absorb", "q", q, {tokens, shape.q_width()});
-  expect_shape("mla_absorb", "kv_b_proj", kv_b_proj.values_OI, {shape.kv_width(), latent});
+  MORAY_CHECK(kv_b_proj.outputs() == shape.kv_width(), "[mla_absorb] kv_b_proj has {} rows, expected {}",
+              kv_b_proj.outputs(), shape.kv_width());
   expect_shape("mla_absorb", "q_latent", q_latent, {tokens, shape.heads * latent});
   launch(exec, "mla_absorb",
          2.0 * static_cast<double>(tokens * shape.heads * shape.qk_nope_head_dim * latent),

@@ -21,7 +21,9 @@ struct MlaDecodeKernels {
                  const Tensor& k_rope_PR, const MlaShape&, const Tensor& o_latent) = nullptr;
 };
 
-// q_latent_T(HC)[t, h] = Σ_n q[t, h, n] · kv_b_proj[h(N + V) + n]; q as in ops/mla_attention.h.
+// q_latent_T(HC)[t, h] = Σ_n q[t, h, n] · kv_b_proj[h(N + V) + n]; q as in ops/mla_attention.h. The rows of a
+// quantized kv_b_proj have scales of their own, so its elements are widened and the queries kept, whatever the
+// format.
 void mla_absorb(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShape&,
                 const Tensor& q_latent);
 

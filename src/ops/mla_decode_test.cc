@@ -15,11 +15,25 @@ struct DecodeCase {
   MlaShape shape;
   int64_t latent, positions;
   bool bf16_cache = false;
+  bool int8_weight = false;
 };
 
 void PrintTo(const DecodeCase& c, std::ostream* os) {
   *os << c.shape.heads << " heads of " << c.shape.qk_nope_head_dim << "+" << c.shape.qk_rope_head_dim << "/"
       << c.shape.v_head_dim << ", latents of " << c.latent << ", " << c.positions << " positions";
+}
+
+StoredWeight int8_weight(Workbench& bench, const Tensor& values) {
+  Allocator& allocator = *bench.exec.allocator;
+  const int64_t rows = values.extent(0), columns = values.extent(1);
+  StoredWeight w{Tensor::empty(allocator, values.shape(), DType::i8),
+                 Tensor::empty(allocator, {rows, int_row_scales(columns)}, DType::f32), 0};
+  std::vector<float> row(static_cast<size_t>(columns));
+  for (int64_t r = 0; r < rows; ++r) {
+    std::ranges::transform(values.row(r).span<bf16>(), row.begin(), [](bf16 x) { return to_float(x); });
+    EXPECT_TRUE(quantize_row_int8(row, w.values_OI.row(r).data<int8_t>(), w.scales.row(r).data<float>()));
+  }
+  return w;
 }
 
 struct Decode {
@@ -35,7 +49,8 @@ struct Decode {
     latents = cached("latents", {c.positions, c.latent});
     k_rope = cached("k_rope", {c.positions, c.shape.qk_rope_head_dim});
     o_latent = bench.empty(q_latent.shape());
-    kv_b = {bench.normal_bf16("kv_b", {c.shape.kv_width(), c.latent}, 0.1), {}, 0};
+    const Tensor weight = bench.normal_bf16("kv_b", {c.shape.kv_width(), c.latent}, 0.1);
+    kv_b = c.int8_weight ? int8_weight(bench, weight) : StoredWeight{weight, {}, 0};
   }
   NamedOutputs run(const DecodeCase& c, Exec& exec) const {
     mla_absorb(exec, q, kv_b, c.shape, q_latent);
@@ -60,7 +75,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MlaDecode,
                          testing::Values(DecodeCase{{4, 16, 8, 16, 0.2}, 32, 1},
                                          DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, true},
                                          DecodeCase{{3, 20, 10, 12, 0.15}, 72, 257},
-                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, true}));
+                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, true},
+                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, true, true}));
 
 // The two forms are one function: absorbed attention, times the value half of kv_b_proj, is the last row of
 // expanded attention over keys and values rebuilt from the same latents.

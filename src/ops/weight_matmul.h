@@ -1,30 +1,41 @@
-// Products of activations with weights as checkpoints store them: f32, bf16, or E4M3 codes with a scale a
-// 128×128 block. Weight-only FP8: codes are widened, activations kept.
+// Products of activations with weights as checkpoints store them: f32, bf16, E4M3 codes with a scale a 128×128
+// block, or integer codes of 8 or 4 bits with a scale for a row and 128 columns (tensor/int_rows.h).
+// Weight-only FP8: codes are widened, activations kept. Integers: activations are quantized to 8 bits, a row's
+// block of 128 at a time (quantize_activations_int8), so that a block's products are exact.
 //
 // T tokens (rows), I inputs, O outputs.
 //
 // Every output is summed as ops/matmul.h says. An element of an FP8 weight is round32(decode(code) · scale).
+// Integer weights: with part = Σ x_code · w_integer over a block of 128, exact (below 2²⁴), blocks in order,
+//   run = fma(round32(x_scale · w_scale), part, run)
+// from 0. Where only an element of such a weight is asked for, it is round32(w_integer · scale).
 #pragma once
 
 #include <span>
 
 #include "ops/rows.h"
+#include "tensor/int_rows.h"
 #include "tensor/quantized.h"
 
 namespace moray {
 
 struct StoredWeight {
-  Tensor values_OI;      // f32, bf16 or f8_e4m3
-  Tensor scales;         // of f8_e4m3: f32 [ceil(rows of the whole weight / 128), ceil(I / 128)]
-  int64_t first_row = 0;  // of values_OI in the whole weight, whose blocks the scales follow
+  Tensor values_OI;      // f32, bf16, f8_e4m3, i8 (8 bits), or u8 [O, int4_row_bytes(I)] (4 bits)
+  // f32. Of f8_e4m3: [ceil(rows of the whole weight / 128), ceil(I / 128)]; of integers [O, ceil(I / 128)].
+  Tensor scales;
+  int64_t first_row = 0;  // of f8_e4m3 in the whole weight, whose blocks the scales follow
 
+  bool is_integer() const { return values_OI.dtype() == DType::i8 || values_OI.dtype() == DType::u8; }
   int64_t outputs() const { return values_OI.extent(0); }
-  int64_t inputs() const { return values_OI.extent(1); }
+  int64_t inputs() const {
+    return values_OI.dtype() == DType::u8 ? int4_row_columns(values_OI.extent(1)) : values_OI.extent(1);
+  }
   size_t bytes() const { return values_OI.bytes() + (scales.defined() ? scales.bytes() : 0); }
   StoredWeight rows(int64_t begin, int64_t end) const {
+    if (is_integer()) return {values_OI.rows(begin, end), scales.rows(begin, end), 0};
     return {values_OI.rows(begin, end), scales, first_row + begin};
   }
-  // One of a stack [E, O, I], whose scales are [E, ceil(O/128), ceil(I/128)].
+  // One of a stack [E, O, I], whose scales are a stack too.
   StoredWeight matrix(int64_t index) const {
     return {values_OI.row(index), scales.defined() ? scales.row(index) : Tensor(), 0};
   }

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "ops/matmul.h"
 #include "ops/tolerances.h"
 #include "tests/support/workbench.h"
@@ -32,6 +35,16 @@ StoredWeight weight_of(const WeightCase& c, Workbench& bench) {
     const Tensor w = plain.normal("w", {rows, c.inputs});
     weight.values_OI = Tensor::empty(*bench.exec.allocator, w.shape(), DType::f32);
     weight.values_OI.copy_from(w);
+  } else if (c.dtype == DType::i8 || c.dtype == DType::u8) {
+    const bool bytes = c.dtype == DType::i8;
+    const Shape shape{rows, bytes ? c.inputs : int4_row_bytes(c.inputs)};
+    const Tensor codes = bench.ints_below("codes", shape, bytes ? 255 : 256);
+    weight.values_OI = Tensor::empty(*bench.exec.allocator, shape, c.dtype);
+    for (int64_t i = 0; i < codes.elements(); ++i)
+      weight.values_OI.raw()[i] = static_cast<std::byte>(codes.data<int32_t>()[i] - (bytes ? 127 : 0));
+    weight.scales = Tensor::empty(*bench.exec.allocator, {rows, int_row_scales(c.inputs)}, DType::f32);
+    for (int64_t i = 0; i < weight.scales.elements(); ++i)
+      weight.scales.data<float>()[i] = 0.001f * static_cast<float>(1 + i % 7) / 3.0f;
   } else {
     const Tensor codes = bench.ints_below("codes", {rows, c.inputs}, 256);
     weight.values_OI = Tensor::empty(*bench.exec.allocator, codes.shape(), DType::f8_e4m3);
@@ -77,13 +90,17 @@ INSTANTIATE_TEST_SUITE_P(Shapes, WeightMatmul,
                                          WeightCase{DType::f8_e4m3, 2, 130, 65, 100},
                                          WeightCase{DType::f8_e4m3, 1, 7, 3},
                                          WeightCase{DType::f8_e4m3, 6, 200, 140, 20},
-                                         WeightCase{DType::f8_e4m3, 70, 261, 150, 90}));
+                                         WeightCase{DType::f8_e4m3, 70, 261, 150, 90},
+                                         WeightCase{DType::i8, 1, 384, 256}, WeightCase{DType::i8, 3, 130, 65, 100},
+                                         WeightCase{DType::i8, 40, 261, 70}, WeightCase{DType::i8, 1, 7, 3},
+                                         WeightCase{DType::u8, 1, 384, 256}, WeightCase{DType::u8, 2, 160, 65, 3},
+                                         WeightCase{DType::u8, 40, 288, 70}, WeightCase{DType::u8, 5, 32, 3}));
 
 // One row or many, alone or in company: the same bits, those of matmul_forward.
 TEST(WeightMatmul, RowsDoNotDependOnEachOther) {
-  for (DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3, DType::i8, DType::u8}) {
     Workbench bench(Device::cpu, DType::f32, 2);
-    const WeightCase c{dtype, 50, 200, 150};
+    const WeightCase c{dtype, 50, 224, 150};
     const Tensor x = bench.normal("x", {c.rows, c.inputs}), all = bench.empty({c.rows, c.outputs});
     const StoredWeight w = weight_of(c, bench);
     weight_matmul(bench.exec, x, w, all);
@@ -97,11 +114,39 @@ TEST(WeightMatmul, RowsDoNotDependOnEachOther) {
       weight_matmul(bench.exec, products);
       EXPECT_TRUE(std::ranges::equal(y.span<float>(), all.span<float>())) << dtype_name(dtype) << " by " << step;
     }
-    if (dtype == DType::f8_e4m3) continue;
+    if (dtype != DType::f32 && dtype != DType::bf16) continue;
     const Tensor trained = bench.empty(all.shape());
     matmul_forward(bench.exec, x, w.values_OI, trained);
     EXPECT_TRUE(std::ranges::equal(trained.span<float>(), all.span<float>())) << dtype_name(dtype);
   }
+}
+
+// By hand: integers 1 and scale 2 against x whose codes are known.
+TEST(WeightMatmul, IntegerProductsAreWhatTheyAreSaidToBe) {
+  for (Device device : {Device::reference, Device::cpu})
+    for (bool bytes : {true, false}) {
+      Workbench bench(device, DType::f32, 2);
+      const Shape shape{1, bytes ? 160 : int4_row_bytes(160)};
+      StoredWeight w{Tensor::empty(*bench.exec.allocator, shape, bytes ? DType::i8 : DType::u8), bench.zeros({1, 2}), 0};
+      // 4 bits: q = 5, s = 3, z = 0: 3·(10 − 7) = 9.
+      std::fill_n(w.values_OI.raw(), w.values_OI.bytes(), std::byte{9});
+      if (!bytes) {
+        std::fill_n(w.values_OI.raw(), 80, std::byte{0x55});
+        std::fill_n(w.values_OI.raw() + 80, 5, std::byte{0x03});
+      }
+      std::ranges::fill(w.scales.span<float>(), 2.0f);
+      const Tensor x = bench.zeros({3, 160}), y = bench.empty({3, 1});
+      x.data<float>()[0] = 254;    // scale 2: codes 127 and 25
+      x.data<float>()[1] = 50;
+      x.data<float>()[2] = 25;     // 12.5: to even, 12
+      x.data<float>()[159] = -1;   // scale 1/127
+      x.data<float>()[160] = std::numeric_limits<float>::quiet_NaN();
+      weight_matmul(bench.exec, x, w, y);
+      const float first = 4.0f * (127 + 25 + 12) * 9;
+      EXPECT_EQ(y.data<float>()[0], std::fma(1.0f / 127 * 2, -127.0f * 9, first));
+      EXPECT_TRUE(std::isnan(y.data<float>()[1]));
+      EXPECT_EQ(y.data<float>()[2], 0);
+    }
 }
 
 }  // namespace

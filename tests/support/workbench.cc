@@ -36,6 +36,8 @@ double element(const Tensor& tensor, size_t i) {
       return static_cast<double>(to_float(tensor.span<e5m2>()[i]));
     case DType::u8:
       return tensor.span<uint8_t>()[i];
+    case DType::i8:
+      return tensor.span<int8_t>()[i];
   }
   return 0;
 }

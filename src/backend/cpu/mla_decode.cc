@@ -7,6 +7,7 @@
 #include "backend/cpu/attention.h"
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/scratch.h"
+#include "backend/cpu/weight_integers.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/mla_decode.cc"
@@ -27,6 +28,7 @@ constexpr int64_t kTaskColumns = 64;  // of the output, in a task: 128 bytes of 
 HWY_INLINE void add_weight_row(const StoredWeight& w, int64_t row, int64_t column, int64_t count, float factor,
                                float* sum) {
   const int64_t at = row * w.inputs() + column;
+  alignas(64) float widened[kTile];
   const auto add = [&](const auto& load) HWY_ATTR {
     for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR {
       lanes.store(hn::MulAdd(splat(factor), load(i, lanes), lanes.load(sum + i)), sum + i);
@@ -38,6 +40,10 @@ HWY_INLINE void add_weight_row(const StoredWeight& w, int64_t row, int64_t colum
   } else if (w.values_OI.dtype() == DType::bf16) {
     const bf16* values = w.values_OI.data<bf16>() + at;
     add([values](int64_t i, auto lanes) HWY_ATTR { return lanes.load(values + i); });
+  } else if (w.is_integer()) {
+    weight_integers(w, row, column, count, widened);
+    const FloatVec scale = splat(weight_scale(w, row, column));
+    add([&widened, scale](int64_t i, auto lanes) HWY_ATTR { return hn::Mul(lanes.load(widened + i), scale); });
   } else {
     const auto* codes = w.values_OI.raw() + at;
     const FloatVec scale = splat(

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/matmul_problems.h"
+#include "backend/cpu/weight_integers.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/weight_matmul.cc"
@@ -57,7 +58,7 @@ void run_blocked(Exec& exec, std::span<const WeightProduct> products) {
   problems.clear();
   for (size_t i = 0; i < products.size(); ++i) {
     const WeightProduct& p = products[i];
-    if (p.x_TI.extent(0) <= kMostRowsDirect) continue;
+    if (p.x_TI.extent(0) <= kMostRowsDirect || p.w_OI.is_integer()) continue;
     blocks[i].clear();
     append_k_blocks(0, p.w_OI.inputs(), blocks[i]);
     problems.push_back({matmul_operand(p.x_TI, false), weight_operand(p.w_OI), matmul_output(p.y_TO, false),
@@ -72,7 +73,7 @@ void forward(Exec& exec, std::span<const WeightProduct> products) {
   std::vector<Tensor> copies;
   for (const WeightProduct& p : products) {
     const int64_t rows = p.x_TI.extent(0);
-    if (rows == 0 || rows > kMostRowsDirect) continue;
+    if (rows == 0 || rows > kMostRowsDirect || p.w_OI.is_integer()) continue;
     const Tensor x = readable(exec, p.x_TI);
     copies.push_back(x);
     for (int64_t o = 0; o < p.w_OI.outputs(); o += kTaskOutputs)
@@ -83,6 +84,7 @@ void forward(Exec& exec, std::span<const WeightProduct> products) {
     HWY_DYNAMIC_DISPATCH(run_rows_task)(list[static_cast<size_t>(index)]);
   });
   run_blocked(exec, products);
+  run_integer_products(exec, products);
 }
 
 }  // namespace

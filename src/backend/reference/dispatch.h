@@ -59,10 +59,20 @@ class Elements {
   T* data_ = nullptr;
 };
 
+// Of an integer weight: what its scale multiplies.
+inline int32_t weight_integer(const StoredWeight& w, int64_t row, int64_t column) {
+  const int64_t stride = w.values_OI.extent(1);
+  if (w.values_OI.dtype() == DType::i8) return w.values_OI.data<int8_t>()[row * stride + column];
+  return int4_element(w.values_OI.data<uint8_t>() + row * stride, w.inputs(), column);
+}
+
 // An element of a stored weight.
 template <class T>
 T weight_element(const StoredWeight& w, int64_t row, int64_t column) {
   const int64_t at = row * w.inputs() + column;
+  if (w.is_integer())
+    return static_cast<T>(static_cast<float>(weight_integer(w, row, column)) *
+                          w.scales.data<float>()[row * w.scales.extent(1) + column / kIntBlock]);
   if (w.values_OI.dtype() == DType::bf16) return static_cast<T>(to_float(w.values_OI.data<bf16>()[at]));
   if (w.values_OI.dtype() == DType::f32) return static_cast<T>(w.values_OI.data<float>()[at]);
   const int64_t block = (w.first_row + row) / kTile * w.scales.extent(1) + column / kTile;
