@@ -2,6 +2,8 @@
 //
 // T rows, D width, G gradient groups. Sums over the width: 16 virtual lanes (lane j takes elements j, j+16, ... in
 // order, by fma), then lanes joined by halves (8, 4, 2, 1). Sums over rows (the weight's gradient): as matmul's.
+//
+// A row whose squares overflow gets rstd = NaN: 1 / infinity would make it 0, and nobody would learn of it.
 #pragma once
 
 #include "ops/rows.h"

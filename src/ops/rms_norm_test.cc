@@ -79,6 +79,20 @@ TEST(RmsNormReference, GivesRowsOfUnitMeanSquare) {
   }
 }
 
+TEST(RmsNormOverflow, OfTheSquaresIsNaN) {
+  for (const Device device : {Device::reference, Device::cpu}) {
+    Workbench bench(device, DType::f32);
+    const Tensor x = bench.normal("x", {2, 40}), w = bench.wide("w", {40}), y = bench.empty({2, 40}),
+                 rstd = bench.empty_wide({2});
+    x.data<float>()[3] = 1e25f;
+    rms_norm_forward(bench.exec, x, w, kEps, y, rstd);
+    EXPECT_TRUE(std::isnan(rstd.data<float>()[0]));
+    EXPECT_TRUE(std::isnan(y.data<float>()[39]));
+    EXPECT_TRUE(std::isfinite(rstd.data<float>()[1]));
+    EXPECT_TRUE(std::isfinite(y.data<float>()[40]));
+  }
+}
+
 TEST(RmsNormReference, Gradients) {
   Workbench bench(Device::reference, DType::f64);
   const SampleRows rows{2, 3, 0, 1};

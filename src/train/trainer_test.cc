@@ -132,6 +132,11 @@ TEST(Trainer, NamesWhereANumberIsNotFinite) {
     EXPECT_TRUE(overflow.starts_with("forward of model.layers.1: ")) << overflow;
     EXPECT_NE(overflow.find(" with model.layers.1.self_attn.kv_a_proj_with_mqa.weight"), std::string::npos)
         << overflow;
+    // A residual stream that stays finite, but whose squares do not.
+    const std::string stream = finding([](deepseek::Model& model) {
+      for (float& w : model.embed_tokens_VD.span<float>()) w *= 1e25f;
+    });
+    EXPECT_TRUE(stream.starts_with("forward of model.layers.0: rms_norm_forward")) << stream;
     const std::string head = finding([](deepseek::Model& model) {
       for (float& w : model.lm_head_VD.span<float>()) w *= 2e38f;
     });

@@ -1,6 +1,9 @@
 // T rows, D width, G gradient groups.
 #include "ops/rms_norm.h"
 
+#include <cmath>
+#include <limits>
+
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/element_type.h"
 #include "backend/cpu/kernels_list.h"
@@ -16,8 +19,9 @@ HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
-// 1 / sqrt(mean + eps) with the processor's correctly rounded root and division.
+// 1 / sqrt(mean + eps) with the processor's correctly rounded root and division; NaN for an infinite mean.
 float reciprocal_root(float mean, float eps) {
+  if (std::isinf(mean)) return std::numeric_limits<float>::quiet_NaN();
   const hn::CappedTag<float, 1> d;
   return hn::GetLane(hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Set(d, mean + eps))));
 }

@@ -1,6 +1,9 @@
 // T rows, D width, G gradient groups.
 #include "ops/rms_norm.h"
 
+#include <cmath>
+#include <limits>
+
 #include "backend/reference/dispatch.h"
 #include "backend/reference/kernels.h"
 #include "backend/reference/sums.h"
@@ -19,7 +22,9 @@ void forward(Exec&, const Tensor& x_TD, const Tensor& w_D, double eps, const Ten
       T* y = y_all.data() + t * width;
       LaneSum<T> squares;
       for (int64_t d = 0; d < width; ++d) squares.add_product(d, x[d], x[d]);
-      const T rstd = 1 / std::sqrt(squares.total() / static_cast<T>(width) + static_cast<T>(eps));
+      const T mean = squares.total() / static_cast<T>(width);
+      const T rstd =
+          std::isinf(mean) ? std::numeric_limits<T>::quiet_NaN() : 1 / std::sqrt(mean + static_cast<T>(eps));
       for (int64_t d = 0; d < width; ++d) y[d] = x[d] * rstd * w[d];
       rstd_T.data<T>()[t] = rstd;
     }
