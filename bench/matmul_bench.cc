@@ -14,6 +14,7 @@
 #include "backend/cpu/matmul_blocking.h"
 #include "bench/peers.h"
 #include "ops/matmul.h"
+#include "ops/matmul_fp8.h"
 
 namespace moray {
 namespace {
@@ -52,6 +53,37 @@ class MatmulBench {
           matmul_backward_weight(exec, y, x, {1, rows, 0, 1}, dw);
         },
         {outputs, inputs, rows, f(y), true, f(x), false, f(dw), false});
+  }
+
+  // Training's products of FP8 codes, quantized beforehand: tile by block, for the weight's gradient tile by
+  // tile.
+  void fp8(int64_t rows, int64_t inputs, int64_t outputs) {
+    const std::string shape = fmt::format("fp8 {} x {} x {}", rows, inputs, outputs);
+    if (!wants_any(shape, {" forward", " backward input", " backward weight"})) return;
+    const double flops = 2.0 * static_cast<double>(rows * inputs * outputs);
+    const SampleRows samples{1, rows, 0, 1};
+    const auto codes = [&](int64_t height, int64_t width, Tiling tiling) {
+      const QuantizedTensor q = QuantizedTensor::empty(
+          *sheet_.exec().allocator, {height, width}, CodeFormat::f8_e4m3, tiling, ScaleFormat::fp32,
+          tiling == Tiling::token_tiles ? row_blocks(*sheet_.exec().allocator, samples) : Tensor());
+      (void)quantize(sheet_.exec(), sheet_.tensor({height, width}), q);
+      return q;
+    };
+    const QuantizedTensor x = codes(rows, inputs, Tiling::row_tiles),
+                          dy = codes(rows, outputs, Tiling::row_tiles),
+                          w = codes(outputs, inputs, Tiling::blocks),
+                          x_tokens = codes(rows, inputs, Tiling::token_tiles),
+                          dy_tokens = codes(rows, outputs, Tiling::token_tiles);
+    const Tensor y = sheet_.tensor({rows, outputs}, DType::bf16),
+                 dx = sheet_.tensor({rows, inputs}, DType::bf16);
+    const Tensor dw = sheet_.tensor({1, outputs, inputs});
+    Exec& exec = sheet_.exec();
+    const auto row = [&](const char* direction, const std::function<void()>& run) {
+      sheet_.compute_row(shape + direction, flops, {{"moray", run}});
+    };
+    row(" forward", [&] { matmul_fp8_forward(exec, x, w, y); });
+    row(" backward input", [&] { matmul_fp8_backward_input(exec, dy, w, dx); });
+    row(" backward weight", [&] { matmul_fp8_backward_weight(exec, dy_tokens, x_tokens, samples, dw); });
   }
 
   // `rows` expert rows over 64 experts and `samples` samples: even loads, or those of rank r as 1 / r (Zipf).
@@ -119,6 +151,9 @@ void run(const BenchArguments& arguments) {
   bench.dense(2048, 2048, 2048, DType::bf16, kBf16 * kSquare);
   bench.dense(64, 2048, 1408, DType::bf16, kBf16 * kRows64);
   bench.dense(16, 2048, 1408, DType::bf16, kBf16 * kRows16);
+  bench.fp8(1024, 1024, 1024);
+  bench.fp8(2048, 2048, 2048);
+  bench.fp8(64, 2048, 1408);
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const bool zipf : {false, true})
       bench.grouped(4096, 8, 2048, 1408, dtype, zipf, zipf ? kZipf : kEven, kWeight);

@@ -11,6 +11,7 @@
 #include "ops/adamw.h"
 #include "ops/elementwise.h"
 #include "ops/permute.h"
+#include "ops/quantize.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/swiglu.h"
@@ -110,6 +111,32 @@ class RowsBench {
         [&] { ema_update(exec_, weight, 0.999, gradient); });
   }
 
+  // What FP8 training does to activations and weights. In bf16 tensors: codes are half of one.
+  void quantizing() {
+    const Tensor x = wide(DType::bf16);
+    const SampleRows rows{4, kRows / 4, 0, 1};
+    const auto codes = [&](CodeFormat format, Tiling tiling, ScaleFormat scales) {
+      return QuantizedTensor::empty(
+          *exec_.allocator, x.shape(), format, tiling, scales,
+          tiling == Tiling::token_tiles ? row_blocks(*exec_.allocator, rows) : Tensor());
+    };
+    const QuantizedTensor tiles = codes(CodeFormat::f8_e4m3, Tiling::row_tiles, ScaleFormat::fp32),
+                          tokens = codes(CodeFormat::f8_e4m3, Tiling::token_tiles, ScaleFormat::fp32),
+                          e5m6 = codes(CodeFormat::f12_e5m6, Tiling::row_tiles, ScaleFormat::power_of_two);
+    const auto quantize_row = [&](const char* name, double tensors, const QuantizedTensor& q) {
+      row(
+          name, DType::bf16, tensors, Moves::elsewhere, [&] { (void)quantize(exec_, x, q); }, std::nullopt);
+    };
+    quantize_row("to E4M3, tiles of 1x128", 1.5, tiles);
+    quantize_row("to E4M3, tiles of 128x1", 1.5, tokens);
+    quantize_row("to E5M6, tiles of 1x128", 1.75, e5m6);
+    row(
+        "E4M3 re-tiled to 128x1", DType::bf16, 1, Moves::elsewhere, [&] { retile(exec_, tiles, tokens); },
+        std::nullopt);
+    row(
+        "from E4M3", DType::bf16, 1.5, Moves::elsewhere, [&] { dequantize(exec_, tiles, x); }, std::nullopt);
+  }
+
  private:
   Tensor wide(DType dtype) { return sheet_.tensor({kRows, kWidth}, dtype); }
 
@@ -126,6 +153,7 @@ void run(const BenchArguments& arguments) {
     bench.elementwise(dtype);
   }
   bench.optimizer();
+  bench.quantizing();
 }
 
 }  // namespace
