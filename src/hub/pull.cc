@@ -1,18 +1,14 @@
 #include "hub/pull.h"
 
-#include <fcntl.h>
 #include <fnmatch.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/error.h"
+#include "base/folder_lock.h"
 #include "base/json.h"
 #include "hub/download.h"
 
@@ -21,6 +17,7 @@ namespace moray::hub {
 namespace {
 
 constexpr const char* kRecordFile = ".moray-pull.json";
+constexpr const char* kOriginals = ".originals";  // what is to be converted, in OUTPUT.part
 
 bool matches(const std::string& pattern, const std::string& path) {
   return ::fnmatch(pattern.c_str(), path.c_str(), 0) == 0;
@@ -39,7 +36,7 @@ std::vector<RemoteFile> selected(const Repository& repository, const PullOptions
                      [&](const RemoteFile& file) { return matches(pattern, file.path); }))
       fail("{}: no file matches '{}'", repository.name, pattern);
   const auto is_ours = [](const RemoteFile& file) {
-    return file.path == kRecordFile || file.path.ends_with(kPartSuffix) || file.path == ".lock";
+    return file.path == kRecordFile || file.path.starts_with(kOriginals) || file.path.ends_with(kPartSuffix) || file.path == ".lock";
   };
   if (const auto ours = std::find_if(files.begin(), files.end(), is_ours); ours != files.end())
     fail("{}: '{}' is a name that pulling needs for itself", repository.name, ours->path);
@@ -58,6 +55,7 @@ uint64_t total_bytes(const std::vector<RemoteFile>& files) {
 struct Record {
   std::string repository, commit;
   std::vector<RemoteFile> files;
+  std::string conversion = "";  // its name
 
   const RemoteFile* find(const std::string& path) const {
     const auto found =
@@ -69,6 +67,7 @@ struct Record {
 void write_record(const fs::path& folder, const Hub& hub, const Record& record) {
   nlohmann::ordered_json json{
       {"endpoint", hub.endpoint}, {"repository", record.repository}, {"commit", record.commit}};
+  if (!record.conversion.empty()) json["conversion"] = record.conversion;
   json["files"] = nlohmann::ordered_json::array();
   for (const RemoteFile& file : record.files)
     json["files"].push_back({{"path", file.path}, {"size", file.size}, {"digest", file.digest.hex}});
@@ -88,6 +87,7 @@ Record read_record(const fs::path& folder) {
       record.files.push_back({json_string(entry, "path", path.string()),
                               static_cast<uint64_t>(json_integer(entry, "size", path.string())),
                               {json_string(entry, "digest", path.string())}});
+    record.conversion = json_string(json, "conversion", path.string(), "");
     for (const RemoteFile& file : record.files)
       if (!path_objection(file.path).empty()) return {};
     return record;
@@ -103,27 +103,6 @@ bool has_file(const fs::path& folder, const RemoteFile& file) {
          !error;
 }
 
-// Nobody else pulls into the folder while this lives.
-class Lock {
- public:
-  explicit Lock(const fs::path& folder) : path_(folder / ".lock") {
-    fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd_ < 0) fail("{}: cannot create: {}", path_.string(), std::strerror(errno));
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      ::close(fd_);
-      fail("{}: another pull is at work in this folder", folder.string());
-    }
-  }
-  ~Lock() { ::close(fd_); }
-  Lock(const Lock&) = delete;
-  Lock& operator=(const Lock&) = delete;
-  void remove() const { ::unlink(path_.c_str()); }
-
- private:
-  fs::path path_;
-  int fd_ = -1;
-};
-
 // Makes the folder of a pull under way hold nothing but what is wanted: files and parts of an earlier pull
 // stay where their digest is the same in both records. Nothing is touched that no pull has put there.
 void keep_what_is_wanted(const fs::path& folder, const Record& now) {
@@ -132,6 +111,14 @@ void keep_what_is_wanted(const fs::path& folder, const Record& now) {
     if (before.commit.empty() && entry.path().filename() != ".lock")
       fail("{}: exists and is not the work of a pull; remove it, or choose another folder with --output",
            folder.string());
+  if (!before.commit.empty() && before.conversion != now.conversion)
+    fail("{}: is the beginning of a pull {}; remove it, or choose another folder with --output", folder.string(),
+         before.conversion.empty() ? "as it is on the hub" : "with --quantize " + before.conversion);
+  // What was made of other originals is of no use, nor are they.
+  if (!now.conversion.empty() && !before.commit.empty() && before.commit != now.commit) {
+    fs::remove_all(folder / kOriginals);
+    for (const RemoteFile& old : before.files) fs::remove(folder / old.path);
+  }
   for (const RemoteFile& old : before.files) {
     const RemoteFile* wanted = now.find(old.path);
     if (wanted != nullptr && wanted->size == old.size && wanted->digest.hex == old.digest.hex) continue;
@@ -149,6 +136,16 @@ uint64_t bytes_to_fetch(const fs::path& folder, const std::vector<RemoteFile>& m
     const uintmax_t there = fs::file_size(folder / (file.path + kPartSuffix), error);
     if (!error && there <= file.size) bytes -= there;
   }
+  return bytes;
+}
+
+// Of originals: those that nothing has been made of, and that are not there as they are.
+uint64_t bytes_to_convert(const fs::path& folder, const std::vector<RemoteFile>& originals) {
+  uint64_t bytes = 0;
+  std::error_code ignored;
+  for (const RemoteFile& file : originals)
+    if (!has_file(folder / kOriginals, file) && !(is_shard(file.path) && fs::exists(folder / file.path, ignored)))
+      bytes += file.size;
   return bytes;
 }
 
@@ -196,8 +193,15 @@ bool is_complete(const fs::path& output, const Record& wanted) {
          record.commit.empty()
              ? "not the work of a pull"
              : fmt::format("{} at commit {}", record.repository, record.commit.substr(0, 12)));
+  if (record.conversion != wanted.conversion)
+    fail("{}: exists and is {}; remove it, or choose another folder with --output", output.string(),
+         record.conversion.empty() ? "not quantized" : "quantized to " + record.conversion);
+  const auto is_there = [&](const RemoteFile& file) {
+    return wanted.conversion.empty() || !is_original(file.path) ? has_file(output, file)
+                                                                 : fs::exists(output / file.path, ignored);
+  };
   for (const RemoteFile& file : wanted.files)
-    if (!has_file(output, file))
+    if (!is_there(file))
       fail(
           "{}: exists, but lacks {}, or has another size of it; remove it, or choose another folder with "
           "--output",
@@ -209,6 +213,25 @@ void create_folder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) fail("{}: cannot create the folder: {}", folder.string(), error.message());
+}
+
+// The files that are converted: those that are not shards first.
+void fetch_converted(const Hub& hub, const Repository& repository, const fs::path& folder,
+                     const std::vector<RemoteFile>& files, const PullOptions& options,
+                     const std::function<void(int64_t)>& advanced) {
+  const fs::path originals = folder / kOriginals;
+  create_folder(originals);
+  std::vector<RemoteFile> shards, others;
+  for (const RemoteFile& file : files) (is_shard(file.path) ? shards : others).push_back(file);
+  std::erase_if(others, [&](const RemoteFile& file) { return has_file(originals, file); });
+  fetch(hub, repository, originals, others, options.connections, advanced);
+  options.conversion->check(originals);
+  DownloadContext context{hub, repository, originals, advanced};
+  fetch_and_convert(context, folder, shards, *options.conversion, options.connections);
+  std::vector<std::string> names;
+  for (const RemoteFile& shard : shards) names.push_back(shard.path);
+  options.conversion->finish(originals, folder, names);
+  fs::remove_all(originals);
 }
 
 }  // namespace
@@ -228,7 +251,8 @@ PullSummary pull(const Hub& hub, const PullOptions& options,
                  const std::function<void(uint64_t, uint64_t)>& progress) {
   HttpClient http;
   const Repository repository = read_repository(http, hub, options.repository, options.revision);
-  const Record record{repository.name, repository.commit, selected(repository, options)};
+  const Record record{repository.name, repository.commit, selected(repository, options),
+                      options.conversion != nullptr ? options.conversion->name : ""};
   PullSummary summary{repository.commit, static_cast<int64_t>(record.files.size()), total_bytes(record.files),
                       false};
   if (is_complete(options.output, record)) {
@@ -238,20 +262,29 @@ PullSummary pull(const Hub& hub, const PullOptions& options,
   const fs::path output = fs::absolute(options.output).lexically_normal();
   const fs::path folder = output.string() + kPartSuffix;
   create_folder(folder);
-  const Lock lock(folder);
+  const FolderLock lock(folder, "pull");
   keep_what_is_wanted(folder, record);
   write_record(folder, hub, record);
-  std::vector<RemoteFile> missing;
-  std::copy_if(record.files.begin(), record.files.end(), std::back_inserter(missing),
-               [&](const RemoteFile& file) { return !has_file(folder, file); });
-  expect_room(folder, bytes_to_fetch(folder, missing));
+  std::vector<RemoteFile> missing, converted;
+  for (const RemoteFile& file : record.files)
+    if (options.conversion != nullptr && is_original(file.path))
+      converted.push_back(file);
+    else if (!has_file(folder, file))
+      missing.push_back(file);
+  const uint64_t to_convert = bytes_to_convert(folder, converted);
+  const double share = options.conversion != nullptr ? options.conversion->least_share : 0;
+  expect_room(folder, bytes_to_fetch(folder, missing) +
+                          static_cast<uint64_t>(share * static_cast<double>(to_convert)));
 
   std::mutex mutex;
-  uint64_t done = summary.bytes - total_bytes(missing);
-  fetch(hub, repository, folder, missing, options.connections, [&](int64_t bytes) {
+  uint64_t done = summary.bytes - total_bytes(missing) - to_convert;
+  const auto advanced = [&](int64_t bytes) {
     const std::lock_guard guard(mutex);
-    progress(done += static_cast<uint64_t>(bytes), summary.bytes);
-  });
+    done += static_cast<uint64_t>(bytes);
+    progress(std::min(done, summary.bytes), summary.bytes);  // a shard may be needed again for the next one
+  };
+  fetch(hub, repository, folder, missing, options.connections, advanced);
+  if (options.conversion != nullptr) fetch_converted(hub, repository, folder, converted, options, advanced);
   lock.remove();
   sync_folder(folder);
   std::error_code error;

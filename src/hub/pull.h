@@ -1,12 +1,14 @@
 // A model folder from a hub: complete or absent, however often it takes.
 //
 // While it is under way everything lies in OUTPUT.part/, beside a record of what is to come; a later pull
-// goes on there. When all files are there and checked, the folder is renamed to OUTPUT.
+// goes on there. When all files are there and checked, the folder is renamed to OUTPUT. With a conversion, what is
+// to be converted lies in OUTPUT.part/.originals meanwhile.
 #pragma once
 
 #include <functional>
 
 #include "base/files.h"
+#include "hub/conversion.h"
 #include "hub/repository.h"
 
 namespace moray::hub {
@@ -18,6 +20,7 @@ struct PullOptions {
   int connections = 4;                    // files at a time
   bool all = false;                       // every file of the repository
   std::vector<std::string> include = {};  // further files, as shell patterns over the path
+  const Conversion* conversion = nullptr;  // of the shards, one by one
 };
 
 struct PullSummary {

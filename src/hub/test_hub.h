@@ -175,7 +175,7 @@ class TestHub {
     if (!found->second.lfs) return faulted(path, content_of(found->second, request));
     return {302,
             {{"Location", storage_.url() + "/bucket/" + path},
-             {"X-Linked-Etag", "\"" + sha256(found->second.content) + "\""},
+             {"X-Linked-Etag", fmt::format("\"{}\"", sha256(found->second.content))},
              {"X-Linked-Size", std::to_string(found->second.content.size())}},
             ""};
   }
@@ -186,7 +186,7 @@ class TestHub {
   }
 
   static Reply content_of(const File& file, const HttpRequestSeen& request) {
-    Reply reply{200, {{"ETag", file.lfs ? "\"0123\"" : "\"" + blob_sha1(file.content) + "\""}}, file.content};
+    Reply reply{200, {{"ETag", fmt::format("\"{}\"", file.lfs ? "0123" : blob_sha1(file.content))}}, file.content};
     if (request.range.empty() || !file.ranges) return reply;
     const size_t begin = std::stoul(request.range.substr(std::string("bytes=").size()));
     if (begin >= file.content.size()) return {416, {}, "out of range"};
