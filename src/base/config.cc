@@ -7,6 +7,8 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
+#include <sstream>
 #include <tuple>
 #include <utility>
 
@@ -432,6 +434,33 @@ void Config::reject_unknown_keys() const {
   const std::string nearest = impl_->nearest_key(key);
   fail("{}: unknown key '{}'{}", place, key,
        nearest.empty() ? std::string() : fmt::format("; did you mean '{}'?", nearest));
+}
+
+std::vector<std::string> changed_keys(std::string_view resolved, std::string_view other) {
+  const auto values = [](std::string_view text) {
+    std::map<std::string, std::string> list;
+    std::map<std::string, int> tables;  // how many [[name]] there were
+    std::string section;
+    std::istringstream lines{std::string(text)};
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("[[")) {
+        const std::string name = line.substr(2, line.find(']') - 2);
+        section = fmt::format("{}.{}.", name, tables[name]++);
+      } else if (line.starts_with('[')) {
+        section = line.substr(1, line.find(']') - 1) + '.';
+      } else if (const size_t equals = line.find(" = "); equals != std::string::npos) {
+        list[section + line.substr(0, equals)] = line.substr(equals + 3);
+      }
+    }
+    return list;
+  };
+  const std::map<std::string, std::string> a = values(resolved), b = values(other);
+  std::set<std::string> changed;
+  for (const auto& [key, value] : a)
+    if (const auto found = b.find(key); found == b.end() || found->second != value) changed.insert(key);
+  for (const auto& [key, value] : b)
+    if (!a.contains(key)) changed.insert(key);
+  return {changed.begin(), changed.end()};
 }
 
 std::string Config::resolved() const {

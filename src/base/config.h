@@ -57,6 +57,9 @@ class Config {
   std::shared_ptr<Impl> impl_;
 };
 
+// The keys that two resolved recipes give other values, or that only one of them has; sorted.
+std::vector<std::string> changed_keys(std::string_view resolved, std::string_view other);
+
 // The number of single-character edits between two words (insert, delete, replace, swap neighbours).
 size_t edit_distance(std::string_view a, std::string_view b);
 

@@ -201,6 +201,23 @@ TEST(Config, ResolvedReadsBackTheSame) {
   EXPECT_EQ(again.resolved(), resolved);
 }
 
+TEST(Config, ChangedKeysAreThoseOfOtherValues) {
+  const auto resolved = [](const std::string& text) {
+    Config config = Config::parse(text, "r");
+    config.integer("model.width", 1);
+    config.string("run.name", "a");
+    for (int64_t i = 0; i < config.table_count("train.rate"); ++i)
+      config.number(fmt::format("train.rate.{}.to", i), 0);
+    return config.resolved();
+  };
+  const std::string one = resolved("[[train.rate]]\nto = 1\n[[train.rate]]\nto = 2");
+  EXPECT_TRUE(changed_keys(one, one).empty());
+  EXPECT_EQ(changed_keys(one, resolved("run.name = 'b = c'\n[[train.rate]]\nto = 1\n[[train.rate]]\nto = 3")),
+            (std::vector<std::string>{"run.name", "train.rate.1.to"}));
+  EXPECT_EQ(changed_keys(one, resolved("[[train.rate]]\nto = 1")),
+            std::vector<std::string>{"train.rate.1.to"});
+}
+
 TEST(EditDistance, CountsEdits) {
   EXPECT_EQ(edit_distance("", "abc"), 3u);
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3u);

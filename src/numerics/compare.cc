@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 
+#include "base/config.h"
 #include "base/error.h"
 
 namespace moray::numerics {
@@ -29,6 +30,21 @@ std::vector<Pair> common_steps(const RunRecord& baseline, const RunRecord& other
     pairs.push_back({&a, &*b});
   }
   return pairs;
+}
+
+// Keys that two runs of one recipe in different precisions may differ in. Where the dataset lies says nothing
+// about what it is.
+bool is_of_precision(const std::string& key) {
+  for (const char* prefix : {"train.precision", "train.fp8.", "train.recompute_", "train.adamw.moments",
+                             "train.perturb_initial_weights", "train.micro_batch", "run.", "data.dataset"})
+    if (key.starts_with(prefix)) return true;
+  return false;
+}
+
+void expect_same_recipe(const RunRecord& baseline, const RunRecord& other) {
+  for (const std::string& key : changed_keys(baseline.recipe, other.recipe))
+    if (!is_of_precision(key))
+      fail("{} and {} differ in {}, not in precision alone", baseline.name, other.name, key);
 }
 
 // Where the learning rate is greatest for the first time.
@@ -96,11 +112,13 @@ std::optional<double> validation_error(const std::vector<Pair>& pairs) {
 
 RunComparison compare(const RunRecord& baseline, const RunRecord& other, int64_t from_step,
                       const ComparisonOptions& options) {
+  expect_same_recipe(baseline, other);
   const std::vector<Pair> pairs = common_steps(baseline, other);
   RunComparison comparison;
   comparison.name = other.name;
   comparison.steps = smoothed_steps(pairs, options.ema_decay, [](const StepMetrics& m) { return m.loss; });
   comparison.loss = summary_of(comparison.steps, from_step, options.limit);
+  comparison.loss.not_finite = static_cast<int64_t>(pairs.size() - comparison.steps.size());
   if (comparison.loss.steps == 0)
     fail("{} and {} have no step in common from step {} on", baseline.name, other.name, from_step);
   size_t depths = 0;

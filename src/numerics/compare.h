@@ -32,6 +32,7 @@ struct ErrorSummary {
   double rms = 0;
   double last = 0;
   int64_t steps = 0, beyond_limit = 0;
+  int64_t not_finite = 0;  // steps left out because the loss of one of the two is not finite
 };
 
 // A run against the baseline.
@@ -53,8 +54,8 @@ struct Comparison {
 };
 
 // `floor` may be nullptr. Throws Error when runs trained on other numbers of tokens at a step (they then saw
-// other batches), or no step counts. Steps whose loss is not finite in one of two runs (skipped ones) are
-// left out.
+// other batches), when their recipes differ in more than precision, or no step counts. Steps whose loss is
+// not finite in one of two runs (skipped ones) are left out.
 Comparison compare_runs(const RunRecord& baseline, const RunRecord& run, const RunRecord* floor,
                         const ComparisonOptions& options);
 

@@ -49,7 +49,10 @@ std::string verdict(const Comparison& comparison) {
   const double error = comparison.run.loss.greatest;
   std::string text = fmt::format("greatest error {} is {} the limit of {}", percent(error), within(error),
                                  percent(comparison.options.limit));
-  if (comparison.floor)
+  if (comparison.run.loss.not_finite > 0)
+    text +=
+        fmt::format(", but {} steps are left out whose loss is not finite", comparison.run.loss.not_finite);
+  if (comparison.floor && comparison.floor->loss.greatest > 0)
     text += fmt::format("; the noise floor's {} is {} it; {:.2f} times the floor",
                         percent(comparison.floor->loss.greatest), within(comparison.floor->loss.greatest),
                         error / comparison.floor->loss.greatest);

@@ -60,6 +60,28 @@ TEST(CompareRuns, ErrorsFromTheEndOfWarmUpOn) {
   EXPECT_EQ(compare_runs(a, b, nullptr, {.ema_decay = 0, .from_step = 11}).run.loss.greatest, 0);
 }
 
+TEST(CompareRuns, RecipesThatDifferInMoreThanPrecisionAreRefused) {
+  RunRecord a = flat_run("a", 10, 2), b = flat_run("b", 10, 2);
+  a.recipe = "[train]\nprecision = \"bf16\"\nseed = 1\n\n[run]\nkeep_last = 2\n";
+  b.recipe =
+      "[train]\nprecision = \"fp8\"\nseed = 1\n\n[train.fp8]\nscales = \"fp32\"\n\n[run]\nkeep_last = 3\n";
+  EXPECT_EQ(compare_runs(a, b, nullptr, {}).run.loss.steps, 9);
+  b.recipe = "[train]\nprecision = \"fp8\"\nseed = 2\n";
+  EXPECT_EQ(error_of([&] { compare_runs(a, b, nullptr, {}); }),
+            "a and b differ in train.seed, not in precision alone");
+}
+
+TEST(CompareRuns, StepsLeftOutAreTold) {
+  const RunRecord a = flat_run("a", 10, 2);
+  RunRecord b = flat_run("b", 10, 2);
+  b.metrics[5].loss = std::nan("");
+  const Comparison comparison = compare_runs(a, b, &a, {});
+  EXPECT_EQ(comparison.run.loss.not_finite, 1);
+  const std::string table = comparison_table(comparison);
+  EXPECT_NE(table.find("but 1 steps are left out whose loss is not finite"), std::string::npos) << table;
+  EXPECT_EQ(table.find("inf"), std::string::npos) << table;
+}
+
 TEST(CompareRuns, SignsAndTheFloor) {
   const RunRecord a = flat_run("a", 10, 2), b = flat_run("b", 10, 2, 3.99), c = flat_run("c", 12, 2, 4.002);
   const Comparison comparison = compare_runs(a, b, &c, {});

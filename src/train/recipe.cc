@@ -24,7 +24,8 @@ DType dtype_of_name(Config& config, const char* key, const char* fallback) {
   fail("{} is '{}', expected 'f32' or 'bf16'", config.where(key), name);
 }
 
-CodeForm code_form_from(Config& config, const char* key, CodeForm fallback) {
+// Operands of a product are E4M3 or not quantized at all: `operand` refuses the rest.
+CodeForm code_form_from(Config& config, const char* key, CodeForm fallback, bool operand) {
   const auto spelled = [](CodeForm form) {
     return !form                          ? "bf16"
            : *form == CodeFormat::f8_e4m3 ? "e4m3"
@@ -33,8 +34,9 @@ CodeForm code_form_from(Config& config, const char* key, CodeForm fallback) {
   };
   const std::string name = config.string(key, spelled(fallback));
   for (CodeForm form : {CodeForm(), CodeForm(CodeFormat::f8_e4m3), CodeForm(CodeFormat::f12_e5m6)})
-    if (name == spelled(form)) return form;
-  fail("{} is '{}', expected 'bf16', 'e4m3' or 'e5m6'", config.where(key), name);
+    if (name == spelled(form) && !(operand && form == CodeFormat::f12_e5m6)) return form;
+  fail("{} is '{}', expected {}", config.where(key), name,
+       operand ? "'bf16' or 'e4m3'" : "'bf16', 'e4m3' or 'e5m6'");
 }
 
 // The narrow half of the keys belongs to FP8 recipes alone; elsewhere they are unknown.
@@ -53,12 +55,14 @@ Precision precision_from(Config& config) {
   if (scales != "fp32" && scales != "power_of_two")
     fail("{} is '{}', expected 'fp32' or 'power_of_two'", config.where("train.fp8.scales"), scales);
   precision.scales = scales == "fp32" ? ScaleFormat::fp32 : ScaleFormat::power_of_two;
-  const auto form = [&](const char* key, CodeForm& value) { value = code_form_from(config, key, value); };
-  form("train.fp8.linear_inputs", precision.linear_inputs);
-  form("train.fp8.attention_output", precision.attention_output);
-  form("train.fp8.swiglu_inputs", precision.swiglu_inputs);
-  form("train.fp8.dispatch", precision.dispatch);
-  form("train.fp8.dispatch_gradient", precision.dispatch_gradient);
+  const auto form = [&](const char* key, CodeForm& value, bool operand) {
+    value = code_form_from(config, key, value, operand);
+  };
+  form("train.fp8.linear_inputs", precision.linear_inputs, true);
+  form("train.fp8.attention_output", precision.attention_output, false);
+  form("train.fp8.swiglu_inputs", precision.swiglu_inputs, false);
+  form("train.fp8.dispatch", precision.dispatch, true);
+  form("train.fp8.dispatch_gradient", precision.dispatch_gradient, true);
   return precision;
 }
 
@@ -90,6 +94,14 @@ OptimizerConfig optimizer_from(Config& config, const Precision& precision) {
   optimizer.weight_decay = number_in(config, "train.adamw.weight_decay", optimizer.weight_decay, 0, 1e30);
   optimizer.clip_norm = number_in(config, "train.adamw.clip_norm", optimizer.clip_norm, 0, 1e30);
   optimizer.moment_dtype = dtype_of_name(config, "train.adamw.moments", precision.fp8() ? "bf16" : "f32");
+  // BF16's steps are 2⁻⁸: v + (1 − beta2)·g² rounds back to v where the second term is smaller than half of
+  // one. The average of v against FP32's: 1.00 for 0.98, 1.04 for 0.99, 1.7 for 0.999.
+  constexpr double kMostBeta2InBf16 = 0.99;
+  if (optimizer.moment_dtype == DType::bf16 && optimizer.beta2 > kMostBeta2InBf16)
+    fail(
+        "{} is {}: moments in bf16 cannot follow so slow an average; {} at most, or train.adamw.moments = "
+        "\"f32\"",
+        config.where("train.adamw.beta2"), optimizer.beta2, kMostBeta2InBf16);
   return optimizer;
 }
 

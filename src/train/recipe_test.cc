@@ -33,5 +33,32 @@ TEST(Recipe, FormsOfTheModelInCheckpoints) {
     EXPECT_THROW(tiny_with(assignment), Error) << assignment;
 }
 
+// The choices of the report (§3.2.2, §3.3.3), by a recipe that says no more than `precision = "fp8"`.
+TEST(Recipe, Fp8IsTheReportsUnlessAKeySaysOtherwise) {
+  const auto fp8_with = [](std::vector<const char*> assignments) {
+    Config config = Config::read(fs::path(MORAY_SOURCE_DIR) / "recipes/fp8.toml");
+    for (const char* assignment : assignments) config.set(assignment);
+    return Recipe::from_config(config).train;
+  };
+  const TrainConfig fp8 = fp8_with({});
+  EXPECT_TRUE(fp8.precision.fp8());
+  EXPECT_TRUE(fp8.precision.recompute_norms);
+  EXPECT_TRUE(fp8.precision.recompute_mla_up);
+  EXPECT_EQ(fp8.precision.scales, ScaleFormat::fp32);
+  EXPECT_EQ(fp8.precision.linear_inputs, CodeFormat::f8_e4m3);
+  EXPECT_EQ(fp8.precision.attention_output, CodeFormat::f12_e5m6);
+  EXPECT_EQ(fp8.precision.swiglu_inputs, CodeFormat::f8_e4m3);
+  EXPECT_EQ(fp8.precision.dispatch, CodeFormat::f8_e4m3);
+  EXPECT_EQ(fp8.precision.dispatch_gradient, CodeFormat::f8_e4m3);
+  EXPECT_EQ(fp8.optimizer.moment_dtype, DType::bf16);
+  EXPECT_EQ(fp8_with({"train.fp8.dispatch=bf16"}).precision.dispatch, std::nullopt);
+  EXPECT_EQ(fp8_with({"train.precision=bf16"}).optimizer.moment_dtype, DType::f32);
+  // Operands of products are E4M3; BF16 moments cannot follow a slow average.
+  for (const char* key : {"linear_inputs", "dispatch", "dispatch_gradient"})
+    EXPECT_THROW(fp8_with({fmt::format("train.fp8.{}=e5m6", key).c_str()}), Error) << key;
+  EXPECT_THROW(fp8_with({"train.adamw.beta2=0.999"}), Error);
+  EXPECT_NO_THROW(fp8_with({"train.adamw.beta2=0.999", "train.adamw.moments=f32"}));
+}
+
 }  // namespace
 }  // namespace moray

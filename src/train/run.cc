@@ -1,11 +1,13 @@
 #include "train/run.h"
 
+#include <fmt/ranges.h>
 #include <sys/resource.h>
 
 #include <chrono>
 #include <csignal>
 #include <ctime>
 
+#include "base/config.h"
 #include "base/log.h"
 #include "data/dataset.h"
 #include "report/metrics.h"
@@ -176,14 +178,26 @@ class Run {
       saved_step_ = trainer_.counters().step;
       summary_.checkpoint = newest->path();
       log::info("resuming from {}", newest->path().string());
+      expect_same_precision();
     } else if (!options_.init.empty()) {
       expect_same_tokenizer(options_.init);
       read_weights(SafetensorsFolder(options_.init), trainer_.model());
-      trainer_.refresh_compute_model();
-      trainer_.restart_average();
+      trainer_.begin_with_weights();
       log::info("weights from {}", options_.init.string());
     }
     write_file_atomically(options_.folder / "recipe.toml", recipe_toml_);
+  }
+
+  // A run whose steps were computed in two precisions would pass for either.
+  void expect_same_precision() const {
+    const fs::path path = options_.folder / "recipe.toml";
+    if (!fs::exists(path)) return;
+    const std::vector<std::string> changed = changed_keys(read_file(path), recipe_toml_);
+    for (const std::string& key : changed)
+      if (key.starts_with("train.precision") || key.starts_with("train.fp8.") || key == "train.adamw.moments")
+        fail("{}: the run began with another {}; start a new run, from its weights with --init",
+             path.string(), key);
+    if (!changed.empty()) log::info("changed since: {}", fmt::join(changed, ", "));
   }
 
   // Weights mean something with the tokenizer they were trained with alone. A folder may come without one.

@@ -54,16 +54,20 @@ Trainer::Trainer(Exec& exec, const deepseek::ModelConfig& model, const TrainConf
       optimizer_(exec, model_, config.optimizer),
       rope_(deepseek::make_rope_table(exec, model, config.sequence_length)) {
   deepseek::initialize(exec, model_, config.seed);
-  if (config.perturb_initial_weights) perturb(model_);
-  refresh_compute_model();
   if (config.ema_decay > 0) {
     average_pool_ = std::make_unique<ThreadPool>(1);
     average_ = model_;
     average_.visit("", [&](const std::string&, Tensor& tensor, ParameterKind) {
       tensor = Tensor::empty(*exec.allocator, tensor.shape(), tensor.dtype());
     });
-    restart_average();
   }
+  begin_with_weights();
+}
+
+void Trainer::begin_with_weights() {
+  if (config_.perturb_initial_weights) perturb(model_);
+  refresh_compute_model();
+  restart_average();
 }
 
 Trainer::~Trainer() {

@@ -70,6 +70,8 @@ class Trainer {
 
   // The moving average, complete up to the last step; nullptr without one.
   deepseek::Model* average();
+  // After somebody wrote the weights that training begins with into model(): all that follows from them.
+  void begin_with_weights();
   // Starts the average (or all of it anew) from the weights as they are.
   void restart_average();
 

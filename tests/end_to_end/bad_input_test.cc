@@ -280,7 +280,8 @@ TEST(BadResume, WithAnotherShape) {
   const BadSetting cases[] = {{"model.hidden_size=48", {"model.embed_tokens.weight"}},
                               {"model.num_hidden_layers=3", {"model.layers."}},
                               {"model.n_routed_experts=4", {"model.layers.1.mlp."}},
-                              {"train.seed=9", {"seed 1", "9"}}};
+                              {"train.seed=9", {"seed 1", "9"}},
+                              {"train.precision=bf16", {"another train.precision", "--init"}}};
   for (const BadSetting& bad : cases) {
     SCOPED_TRACE(bad.setting);
     Invocation resume = workshop.train(run, {bad.setting});
