@@ -139,7 +139,11 @@ ServedModel load_weights(Exec& exec, const SafetensorsFolder& folder, const Weig
     MORAY_CHECK(planned.name.starts_with(parameter.name), "{} for {}", planned.name, parameter.name);
     Tensor tensor = Tensor::empty(*exec.allocator, planned.shape, planned.dtype);
     *parameter.tensor = tensor;
-    if (!planned.is_scale && lies_in_panels(parameter)) *parameter.tensor = tensor.lying_in(TensorLayout::panels);
+    // Scales of integer rows lie as their codes do.
+    const Parameter& weight = weights[place - 1];
+    const bool integers = weight.tensor->dtype() == DType::i8 || weight.tensor->dtype() == DType::u8;
+    if ((!planned.is_scale || integers) && lies_in_panels(weight))
+      *parameter.tensor = tensor.lying_in(TensorLayout::panels);
     append_pieces(folder, planned, *parameter.tensor, pieces);
   }
   read_pieces(exec, folder, pieces, progress);

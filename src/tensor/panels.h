@@ -7,8 +7,9 @@
 //   row-major   row 0: a0 a1 a2 ...        panel   line 0: a0 b0 c0 ... p0
 //               row 1: b0 b1 b2 ...                line 1: a1 b1 c1 ... p1
 //
-// A row of 4-bit codes (tensor/int_rows.h; a multiple of 64 columns) is words of codes, then halves of words: the
-// sub-scales of two groups.
+// Rows of 4-bit codes (tensor/int_rows.h; of a multiple of 64 columns) go block by block of 128 columns: 16 lines of
+// words of codes, then a line of sub-scales, two halves of 16 bits of two groups each. A last block of 64 columns is
+// half as long.
 #pragma once
 
 #include "tensor/int_rows.h"
@@ -19,6 +20,11 @@ namespace moray {
 constexpr int64_t kPanelRows = 16;
 constexpr int64_t kPanelWordBytes = 4;
 constexpr int64_t kPanelLineBytes = kPanelRows * kPanelWordBytes;
+
+// Bytes of a block of 128 columns of 4-bit codes, and where in it, or in a last shorter one of `count` columns, its
+// sub-scales begin.
+constexpr int64_t kInt4PanelBlockBytes = 17 * kPanelLineBytes;
+constexpr int64_t int4_panel_sub_scales(int64_t count) { return count / 8 * kPanelLineBytes; }
 
 // Whether matrices of that shape can lie in panels: whole ones, of whole words.
 bool fits_panels(const Shape& shape, DType dtype);

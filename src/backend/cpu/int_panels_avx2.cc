@@ -47,12 +47,14 @@ inline void int8_block(const IntActivations& x, int64_t row, const std::byte* li
 }
 
 template <size_t kRows>
-inline void int4_block(const IntActivations& x, int64_t row, const std::byte* lines, const std::byte* sub_scales,
-                       int64_t k, int64_t count, __m256i (&part)[kRows]) {
-  const std::byte* line = lines + k / 2 * kPanelRows;
+inline void int4_block(const IntActivations& x, int64_t row, const std::byte* panel, int64_t half, int64_t k,
+                       int64_t count, __m256i (&part)[kRows]) {
+  const std::byte* block = panel + k / kIntBlock * kInt4PanelBlockBytes;
+  const std::byte* sub_scales = block + int4_panel_sub_scales(count) + half * kPanelRows;
+  const std::byte* line = block + half * kHalf;
   const __m256i nibbles = _mm256_set1_epi8(15);
   for (int64_t at = 0; at < count; at += kInt4Group) {
-    const int64_t group = (k + at) / kInt4Group;
+    const int64_t group = at / kInt4Group;
     __m256i sum[kRows];
     for (__m256i& s : sum) s = _mm256_setzero_si256();
     for (int64_t l = 0; l < kLines4; ++l, line += kLine) {
@@ -66,7 +68,7 @@ inline void int4_block(const IntActivations& x, int64_t row, const std::byte* li
       }
     }
     // s and s·(7 + z), in both halves of a lane and in the lower one.
-    const __m128i pairs = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sub_scales + group / 2 * 2 * kPanelRows));
+    const __m128i pairs = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sub_scales + group / 2 * kHalf));
     const __m256i packed = _mm256_srl_epi32(_mm256_cvtepu16_epi32(pairs), _mm_cvtsi32_si128(group % 2 == 0 ? 0 : 8));
     const __m256i s = _mm256_and_si256(packed, _mm256_set1_epi32(15));
     const __m256i zero = _mm256_add_epi32(_mm256_and_si256(_mm256_srli_epi32(packed, 4), _mm256_set1_epi32(15)),
@@ -74,7 +76,7 @@ inline void int4_block(const IntActivations& x, int64_t row, const std::byte* li
     const __m256i product = _mm256_mullo_epi16(s, zero);
     const __m256i twice = _mm256_slli_epi16(_mm256_or_si256(s, _mm256_slli_epi32(s, 16)), 1);
     for (size_t r = 0; r < kRows; ++r) {
-      const int32_t of_x = x.sums[(row + static_cast<int64_t>(r)) * x.blocks * 4 + group];
+      const int32_t of_x = x.sums[(row + static_cast<int64_t>(r)) * x.blocks * 4 + k / kInt4Group + group];
       part[r] = _mm256_sub_epi32(add_pairs(part[r], sum[r], twice), _mm256_madd_epi16(product, _mm256_set1_epi32(of_x)));
     }
   }
@@ -85,7 +87,6 @@ template <bool kInt4, size_t kRows>
 void half_panel(const IntPanelsTask& task, int64_t row, int64_t panel, int64_t half) {
   const IntActivations& x = *task.x;
   const std::byte* lines = task.panels + panel * task.panel_bytes;
-  const std::byte* sub_scales = lines + x.inputs / 2 * kPanelRows;
   const float* scales = task.scales + panel * x.blocks * kPanelRows + half * kHalfRows;
   __m256 run[kRows];
   for (__m256& sum : run) sum = _mm256_setzero_ps();
@@ -94,7 +95,7 @@ void half_panel(const IntPanelsTask& task, int64_t row, int64_t panel, int64_t h
     __m256i part[kRows];
     for (__m256i& sum : part) sum = _mm256_setzero_si256();
     if constexpr (kInt4)
-      int4_block<kRows>(x, row, lines + half * kHalf, sub_scales + half * kPanelRows, k, count, part);
+      int4_block<kRows>(x, row, lines, half, k, count, part);
     else
       int8_block<kRows>(x, row, lines + half * kHalf, k, count, part);
     for (size_t r = 0; r < kRows; ++r) {

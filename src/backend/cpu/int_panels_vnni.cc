@@ -1,5 +1,5 @@
-// VNNI multiplies unsigned bytes with signed ones. Weights become the unsigned ones: of 8 bits w + 128, of 4 bits
-// s·q; what that adds is subtracted block by block, from sums of the activations' codes.
+// VNNI multiplies unsigned bytes with signed ones. Weights become the unsigned ones: of 8 bits w + 128, of 4 bits q,
+// or s·q for many rows; what that adds is subtracted block by block, from sums of the activations' codes.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -20,16 +20,18 @@ namespace {
 
 constexpr int64_t kLine = kPanelLineBytes, kQuad = 4, kLines4 = kInt4Group / 8;  // lines of a group of 4 bits
 constexpr int64_t kPair = 2 * kInt4Group;  // groups whose sub-scales share 16 bits
-constexpr int64_t kAheadBytes = 24 * kLine;
+constexpr int64_t kHalfLine = kLine / 2;
+constexpr int64_t kAheadBytes = 24 * kLine;  // asked for ahead, also beyond the end of a page
 
 inline __m512i codes_of(const int8_t* x) {
   int32_t four;
   std::memcpy(&four, x, sizeof four);
   return _mm512_set1_epi32(four);
 }
-inline __m512i sums_of_pair(const int16_t* sums) {
+// Of a row's two groups of columns from k on, in 16-bit halves.
+inline __m512i sums_of_pair(const IntActivations& x, int64_t row, int64_t k) {
   int32_t two;
-  std::memcpy(&two, sums, sizeof two);
+  std::memcpy(&two, x.sums + row * x.blocks * 4 + k / kInt4Group, sizeof two);
   return _mm512_set1_epi32(two);
 }
 
@@ -67,12 +69,10 @@ inline __m512i high_codes(__m512i line, __m512i s) { return low_codes(_mm512_srl
 // Where a product finds panel `panel`.
 struct Panel {
   const std::byte* lines;
-  const std::byte* sub_scales;  // of 4 bits
   const float* scales;
 
   Panel(const IntPanelsTask& task, int64_t panel)
       : lines(task.panels + panel * task.panel_bytes),
-        sub_scales(lines + task.x->inputs / 2 * kPanelRows),
         scales(task.scales + panel * task.x->blocks * kPanelRows) {}
 };
 
@@ -88,80 +88,86 @@ inline __m512 joined(const IntActivations& x, int64_t row, int64_t block, const 
   return _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(part), run);
 }
 
-// One block of a panel for few rows, straight from memory.
-template <bool kInt4, size_t kRows>
-inline void few_rows_block(const IntActivations& x, const Panel& panel, int64_t block, __m512 (&run)[kRows]) {
-  const int64_t k = block * kIntBlock, count = std::min(kIntBlock, x.inputs - k);
-  __m512i sum[kRows], less[kRows];
+// A group's Σ q·x in pairs of 16 bits, for each row: 8 · 2 · 15 · 127 fits.
+template <size_t kRows>
+inline void int4_group_sums(const IntActivations& x, const std::byte* line, int64_t k, __m512i (&sum)[kRows]) {
+  const __m512i nibbles = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+  for (int64_t l = 0; l < kLines4; ++l, line += kLine) {
+    _mm_prefetch(reinterpret_cast<const char*>(line) + kAheadBytes, _MM_HINT_T0);
+    const __m512i both = _mm512_loadu_si512(line), low = _mm512_and_si512(both, nibbles),
+                  high = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibbles);
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      const int8_t* four = x.codes + static_cast<int64_t>(r) * x.stride + k + l * kQuad;
+      const __m512i products = _mm512_add_epi16(_mm512_maddubs_epi16(low, codes_of(four)),
+                                                _mm512_maddubs_epi16(high, codes_of(four + kInt4Group / 2)));
+      sum[r] = l == 0 ? products : _mm512_add_epi16(sum[r], products);
+    }
+  }
+}
+
+// Exact sums of a block of a panel for few rows, straight from memory.
+template <size_t kRows>
+inline void int4_block(const IntActivations& x, const Panel& panel, int64_t k, int64_t count,
+                       __m512i (&part)[kRows]) {
+  __m512i sum[kRows], less[kRows], of_group[kRows];
   for (size_t r = 0; r < kRows; ++r) sum[r] = less[r] = _mm512_setzero_si512();
-  const std::byte* line = panel.lines + (kInt4 ? k / 2 : k) * kPanelRows;
-  const int8_t* codes = x.codes + k;
-  if constexpr (kInt4) {
-    for (int64_t at = 0; at < count; at += kPair) {
-      const int64_t pair = (k + at) / kPair;
-      const PairScales scales(panel.sub_scales + pair * 2 * kPanelRows);
+  const std::byte* line = panel.lines + k / kIntBlock * kInt4PanelBlockBytes;
+  const std::byte* sub_scales = line + int4_panel_sub_scales(count);
+  for (int64_t at = k; at < k + count; at += kPair, sub_scales += kHalfLine) {
+    const PairScales scales(sub_scales);
 #pragma GCC unroll 2
-      for (int group = 0; group < 2; ++group) {
-        const __m512i s = scales.both(group);
-        const int8_t* of_group = codes + at + group * kInt4Group;
+    for (int group = 0; group < 2; ++group, line += kLines4 * kLine) {
+      int4_group_sums<kRows>(x, line, at + group * kInt4Group, of_group);
 #pragma GCC unroll 4
-        for (int64_t l = 0; l < kLines4; ++l, line += kLine) {
-          _mm_prefetch(reinterpret_cast<const char*>(line) + kAheadBytes, _MM_HINT_T0);
-          const __m512i both = _mm512_loadu_si512(line), low = low_codes(both, s), high = high_codes(both, s);
-#pragma GCC unroll 4
-          for (size_t r = 0; r < kRows; ++r) {
-            const int8_t* of_row = of_group + static_cast<int64_t>(r) * x.stride + l * kQuad;
-            sum[r] = _mm512_dpbusd_epi32(sum[r], low, codes_of(of_row));
-            sum[r] = _mm512_dpbusd_epi32(sum[r], high, codes_of(of_row + kInt4Group / 2));
-          }
-        }
-      }
-#pragma GCC unroll 4
-      for (size_t r = 0; r < kRows; ++r)
-        less[r] = _mm512_dpwssd_epi32(less[r], scales.product,
-                                      sums_of_pair(x.sums + static_cast<int64_t>(r) * x.blocks * 4 + pair * 2));
+      for (size_t r = 0; r < kRows; ++r) sum[r] = _mm512_dpwssd_epi32(sum[r], scales.both(group), of_group[r]);
     }
-  } else {
-    for (int64_t at = 0; at < count; at += kQuad, line += kLine) {
-      _mm_prefetch(reinterpret_cast<const char*>(line) + kAheadBytes, _MM_HINT_T0);
-      const __m512i w = unsigned_line(line);
 #pragma GCC unroll 4
-      for (size_t r = 0; r < kRows; ++r)
-        sum[r] = _mm512_dpbusd_epi32(sum[r], w, codes_of(codes + static_cast<int64_t>(r) * x.stride + at));
-    }
-  }
-#pragma GCC unroll 4
-  for (size_t r = 0; r < kRows; ++r) {
-    const auto row = static_cast<int64_t>(r);
-    const __m512i part = kInt4 ? _mm512_sub_epi32(_mm512_slli_epi32(sum[r], 1), less[r])
-                               : _mm512_sub_epi32(sum[r], _mm512_set1_epi32(128 * block_sum(x, row, block)));
-    run[r] = joined(x, row, block, panel.scales, part, run[r]);
-  }
-}
-
-// All rows of a product of few, kPanels panels side by side: as many streams from memory.
-template <bool kInt4, size_t kRows, size_t kPanels>
-void few_rows(const IntPanelsTask& task, int64_t first) {
-  const IntActivations& x = *task.x;
-  __m512 run[kPanels][kRows];
-  for (auto& panel : run)
-    for (__m512& sum : panel) sum = _mm512_setzero_ps();
-  for (int64_t block = 0; block < x.blocks; ++block)
-#pragma GCC unroll 4
-    for (size_t p = 0; p < kPanels; ++p)
-      few_rows_block<kInt4, kRows>(x, Panel(task, first + static_cast<int64_t>(p)), block, run[p]);
-  for (size_t p = 0; p < kPanels; ++p)
     for (size_t r = 0; r < kRows; ++r)
-      _mm512_storeu_ps(task.y + static_cast<int64_t>(r) * task.y_stride +
-                           (first + static_cast<int64_t>(p)) * kPanelRows,
-                       run[p][r]);
+      less[r] = _mm512_dpwssd_epi32(less[r], scales.product, sums_of_pair(x, static_cast<int64_t>(r), at));
+  }
+  for (size_t r = 0; r < kRows; ++r) part[r] = _mm512_sub_epi32(_mm512_slli_epi32(sum[r], 1), less[r]);
 }
 
+template <size_t kRows>
+inline void int8_block(const IntActivations& x, const Panel& panel, int64_t k, int64_t count,
+                       __m512i (&part)[kRows]) {
+  for (__m512i& sum : part) sum = _mm512_setzero_si512();
+  const std::byte* line = panel.lines + k * kPanelRows;
+  for (int64_t at = k; at < k + count; at += kQuad, line += kLine) {
+    _mm_prefetch(reinterpret_cast<const char*>(line) + kAheadBytes, _MM_HINT_T0);
+    const __m512i w = unsigned_line(line);
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r)
+      part[r] = _mm512_dpbusd_epi32(part[r], w, codes_of(x.codes + static_cast<int64_t>(r) * x.stride + at));
+  }
+  for (size_t r = 0; r < kRows; ++r)
+    part[r] = _mm512_sub_epi32(part[r], _mm512_set1_epi32(128 * block_sum(x, static_cast<int64_t>(r), k / kIntBlock)));
+}
+
+// All rows of a product of few, panel after panel: one stretch of memory, read from its beginning to its end.
 template <bool kInt4, size_t kRows>
 void few_rows_task(const IntPanelsTask& task) {
-  int64_t panel = task.panel_begin;
-  for (; panel + 4 <= task.panel_end; panel += 4) few_rows<kInt4, kRows, 4>(task, panel);
-  for (; panel < task.panel_end; ++panel) few_rows<kInt4, kRows, 1>(task, panel);
+  const IntActivations& x = *task.x;
+  for (int64_t index = task.panel_begin; index < task.panel_end; ++index) {
+    const Panel panel(task, index);
+    __m512 run[kRows];
+    for (__m512& sum : run) sum = _mm512_setzero_ps();
+    for (int64_t block = 0; block < x.blocks; ++block) {
+      const int64_t k = block * kIntBlock, count = std::min(kIntBlock, x.inputs - k);
+      __m512i part[kRows];
+      if constexpr (kInt4)
+        int4_block<kRows>(x, panel, k, count, part);
+      else
+        int8_block<kRows>(x, panel, k, count, part);
+      _mm_prefetch(reinterpret_cast<const char*>(panel.scales + block * kPanelRows) + kAheadBytes, _MM_HINT_T0);
+      for (size_t r = 0; r < kRows; ++r)
+        run[r] = joined(x, static_cast<int64_t>(r), block, panel.scales, part[r], run[r]);
+    }
+    for (size_t r = 0; r < kRows; ++r)
+      _mm512_storeu_ps(task.y + static_cast<int64_t>(r) * task.y_stride + index * kPanelRows, run[r]);
+  }
 }
 
 // A panel of 4 bits as lines of s·q of four columns each, in order, and s·(7 + z) of pairs of groups.
@@ -170,17 +176,21 @@ struct Unpacked {
   int64_t line_bytes = 0;
 
   void unpack(const Panel& panel, int64_t inputs, size_t index) {
-    std::byte* to = lines(index);
-    const std::byte* line = panel.lines;
-    for (int64_t pair = 0; pair < inputs / kPair; ++pair) {
-      const PairScales scales(panel.sub_scales + pair * 2 * kPanelRows);
-      _mm512_storeu_si512(products(index) + pair * kLine, scales.product);
-      for (int group = 0; group < 2; ++group, to += 2 * kLines4 * kLine)
-        for (int64_t l = 0; l < kLines4; ++l, line += kLine) {
-          const __m512i both = _mm512_loadu_si512(line), s = scales.both(group);
-          _mm512_storeu_si512(to + l * kLine, low_codes(both, s));
-          _mm512_storeu_si512(to + (kLines4 + l) * kLine, high_codes(both, s));
-        }
+    std::byte *to = lines(index), *product = products(index);
+    for (int64_t k = 0; k < inputs; k += kIntBlock) {
+      const std::byte* line = panel.lines + k / kIntBlock * kInt4PanelBlockBytes;
+      const int64_t count = std::min(kIntBlock, inputs - k);
+      const std::byte* sub_scales = line + int4_panel_sub_scales(count);
+      for (int64_t at = 0; at < count; at += kPair, sub_scales += kHalfLine, product += kLine) {
+        const PairScales scales(sub_scales);
+        _mm512_storeu_si512(product, scales.product);
+        for (int group = 0; group < 2; ++group, to += 2 * kLines4 * kLine)
+          for (int64_t l = 0; l < kLines4; ++l, line += kLine) {
+            const __m512i both = _mm512_loadu_si512(line), s = scales.both(group);
+            _mm512_storeu_si512(to + l * kLine, low_codes(both, s));
+            _mm512_storeu_si512(to + (kLines4 + l) * kLine, high_codes(both, s));
+          }
+      }
     }
   }
   void resize(int64_t inputs, size_t panels) {
@@ -238,7 +248,7 @@ void tile(const IntActivations& x, int64_t row, const TilePanels& w, float* y, i
           __m512i less = _mm512_setzero_si512();
           for (int64_t pair = k / kPair; pair * kPair < k + count; ++pair)
             less = _mm512_dpwssd_epi32(less, _mm512_loadu_si512(w.products[p] + pair * kLine),
-                                       sums_of_pair(x.sums + t * x.blocks * 4 + pair * 2));
+                                       sums_of_pair(x, t, pair * kPair));
           part = _mm512_sub_epi32(_mm512_slli_epi32(part, 1), less);
         } else {
           part = _mm512_sub_epi32(part, less_all);

@@ -114,10 +114,10 @@ HWY_NOINLINE void rows_task(const RowsTask& task) {
     for (size_t r = 0; r < kRows; ++r) x[r] = task.x + static_cast<int64_t>(r) * task.x_stride + k;
     for (size_t g = 0; g * kGroup < vectors; ++g) {
       FloatVec part[kGroup][kRows];
-      multiply_words<Element, kWordLanes, 0>(
+      multiply_words<Element, kWordLanes>(
           (bytes + 3) / 4,
           [&](size_t v) HWY_ATTR { return staged + (g * kGroup + v) * kMostWords * kWordLanes; },
-          [&](size_t, size_t r) HWY_ATTR { return x[r]; }, part);
+          [&](size_t, size_t r) HWY_ATTR { return x[r]; }, [](size_t) {}, part);
       for (size_t v = 0; v < kGroup; ++v)
         for (size_t r = 0; r < kRows; ++r)
           run[g][v][r] = joined_part<Element>(part[v][r], scales + (g * kGroup + v) * kWordLanes, run[g][v][r]);

@@ -54,18 +54,18 @@ HWY_INLINE void for_elements_of_word(const Body& body) {
   }
 }
 
-// part[v][r] = the sum over `words` words, kStep apart from at(v) on, times the numbers from x(v, r) on.
-template <class Element, size_t kStep, size_t kAhead, size_t kRows, size_t kVectors, class At, class X>
-HWY_INLINE void multiply_words(size_t words, const At& at, const X& x, FloatVec (&part)[kVectors][kRows]) {
+// part[v][r] = the sum over `words` words, kStep apart from at(v) on, times the numbers from x(v, r) on. Meanwhile
+// `ask`(w) for what will be wanted.
+template <class Element, size_t kStep, size_t kRows, size_t kVectors, class At, class X, class Ask>
+HWY_INLINE void multiply_words(size_t words, const At& at, const X& x, const Ask& ask,
+                               FloatVec (&part)[kVectors][kRows]) {
   for (auto& of_rows : part)
     for (FloatVec& sum : of_rows) sum = hn::Zero(FloatTag());
   for (size_t w = 0; w < words; ++w) {
+    ask(w);
     WordVec word[kVectors];
     HWY_UNROLL(8)
-    for (size_t v = 0; v < kVectors; ++v) {
-      if constexpr (kAhead > 0) hwy::Prefetch(at(v) + (w + kAhead) * kStep);
-      word[v] = hn::LoadU(WordTag(), at(v) + w * kStep);
-    }
+    for (size_t v = 0; v < kVectors; ++v) word[v] = hn::LoadU(WordTag(), at(v) + w * kStep);
     for_elements_of_word<Element>([&]<size_t j>(std::integral_constant<size_t, j>) HWY_ATTR {
       HWY_UNROLL(8)
       for (size_t v = 0; v < kVectors; ++v) {
