@@ -107,21 +107,22 @@ INSTANTIATE_TEST_SUITE_P(Shapes, WeightMatmul,
                                          WeightCase{DType::u8, 1, 384, 256}, WeightCase{DType::u8, 2, 160, 65, 3},
                                          WeightCase{DType::u8, 40, 288, 70}, WeightCase{DType::u8, 5, 32, 3}));
 
-INSTANTIATE_TEST_SUITE_P(
-    Panels, WeightMatmul,
-    testing::Values(WeightCase{DType::f32, 1, 300, 128, 0, TensorLayout::panels}, WeightCase{DType::f32, 40, 131, 80, 16, TensorLayout::panels},
-                    WeightCase{DType::bf16, 1, 258, 208, 32, TensorLayout::panels},
-                    WeightCase{DType::bf16, 2, 130, 80, 0, TensorLayout::panels},
-                    WeightCase{DType::bf16, 3, 512, 64, 0, TensorLayout::panels},
-                    WeightCase{DType::bf16, 4, 66, 16, 0, TensorLayout::panels},
-                    WeightCase{DType::bf16, 9, 300, 48, 0, TensorLayout::panels},
-                    WeightCase{DType::bf16, 300, 512, 112, 0, TensorLayout::panels},
-                    WeightCase{DType::f8_e4m3, 1, 384, 256, 0, TensorLayout::panels},
-                    WeightCase{DType::f8_e4m3, 2, 132, 64, 112, TensorLayout::panels},
-                    WeightCase{DType::f8_e4m3, 3, 260, 96, 0, TensorLayout::panels},
-                    WeightCase{DType::f8_e4m3, 4, 12, 16, 16, TensorLayout::panels},
-                    WeightCase{DType::f8_e4m3, 6, 200, 144, 16, TensorLayout::panels},
-                    WeightCase{DType::f8_e4m3, 70, 264, 160, 80, TensorLayout::panels}));
+WeightCase panels(DType dtype, int64_t rows, int64_t inputs, int64_t outputs, int64_t first_row = 0) {
+  return {dtype, rows, inputs, outputs, first_row, TensorLayout::panels};
+}
+
+INSTANTIATE_TEST_SUITE_P(Panels, WeightMatmul,
+                         testing::Values(panels(DType::f32, 1, 300, 128), panels(DType::f32, 40, 131, 80, 16),
+                                         panels(DType::bf16, 1, 258, 208, 32), panels(DType::bf16, 2, 130, 80),
+                                         panels(DType::bf16, 3, 512, 64), panels(DType::bf16, 4, 66, 16),
+                                         panels(DType::bf16, 9, 300, 48), panels(DType::bf16, 300, 512, 112),
+                                         panels(DType::f8_e4m3, 1, 384, 256), panels(DType::f8_e4m3, 2, 132, 64, 112),
+                                         panels(DType::f8_e4m3, 3, 260, 96), panels(DType::f8_e4m3, 4, 12, 16, 16),
+                                         panels(DType::f8_e4m3, 6, 200, 144, 16),
+                                         panels(DType::f8_e4m3, 70, 264, 160, 80), panels(DType::i8, 1, 260, 48, 16),
+                                         panels(DType::i8, 4, 132, 80), panels(DType::i8, 29, 300, 112),
+                                         panels(DType::u8, 1, 448, 48, 32), panels(DType::u8, 3, 64, 80),
+                                         panels(DType::u8, 29, 320, 112)));
 
 // One row or many, alone or in company, in rows or panels: the same bits, those of matmul_forward.
 TEST(WeightMatmul, RowsDoNotDependOnEachOther) {

@@ -6,6 +6,7 @@
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/matmul_problems.h"
 #include "backend/cpu/weight_integers.h"
+#include "tensor/panels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/weight_matmul.cc"
@@ -83,6 +84,12 @@ void run_blocked(Exec& exec, std::span<const WeightProduct> products) {
   if (!problems.empty()) run_matmuls(exec, problems);
 }
 
+// Fewer of a small weight in panels, such as a router's, so that all threads read of it.
+int64_t task_outputs(const StoredWeight& w, int threads) {
+  if (w.values_OI.layout() == TensorLayout::rows) return kTaskOutputs;
+  return std::clamp(w.outputs() / (2 * threads) / kPanelRows * kPanelRows, kPanelRows, kTaskOutputs);
+}
+
 void forward(Exec& exec, std::span<const WeightProduct> products) {
   static thread_local std::vector<RowsTask> tasks;
   tasks.clear();
@@ -92,10 +99,10 @@ void forward(Exec& exec, std::span<const WeightProduct> products) {
     if (rows == 0 || rows > kMostRowsDirect || p.w_OI.is_integer()) continue;
     const Tensor x = readable(exec, p.x_TI);
     copies.push_back(x);
-    const int64_t outputs = p.w_OI.outputs();
-    for (int64_t o = 0; o < outputs; o += kTaskOutputs)
+    const int64_t outputs = p.w_OI.outputs(), together = task_outputs(p.w_OI, exec.pool->threads());
+    for (int64_t o = 0; o < outputs; o += together)
       tasks.push_back({&p.w_OI, x.data<float>(), x.extent(1), rows, p.y_TO.data<float>(), o,
-                       std::min(kTaskOutputs, outputs - o)});
+                       std::min(together, outputs - o)});
   }
   const std::vector<RowsTask>& list = tasks;  // the caller's, not each worker's thread-local
   exec.pool->for_each(static_cast<int64_t>(list.size()), [&](int64_t index, int) {

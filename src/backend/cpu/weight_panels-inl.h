@@ -23,7 +23,7 @@ constexpr size_t kPanelStep = static_cast<size_t>(kPanelRows);  // words from li
 constexpr size_t kPanelVectors = kPanelStep / kWordLanes;
 // Asked for ahead, also where the processor's own prefetching stops, at the end of a page. Measured on a Zen 4: 4 and
 // 8 KiB alike, a quarter of the rate is lost without.
-constexpr size_t kAheadBytes = 8192;
+constexpr size_t kAheadBytes = 4096;
 
 // One panel times kRows rows.
 template <class Element, size_t kRows>
@@ -63,9 +63,9 @@ struct PanelProduct {
   }
 
   HWY_NOINLINE void multiply() {
-    // A chain is as long as the k of its block: those of narrow elements take longer than memory for their bytes.
-    // More than eight would not fit AVX2's registers.
-    constexpr size_t kMostSide = 2;
+    // A chain of FMAs is as long as the k of its block, which for codes is longer than memory takes for their bytes.
+    // More than eight chains would not fit AVX2's registers.
+    constexpr size_t kMostSide = sizeof(Element) == 1 ? 2 : 1;
     constexpr size_t kSide = std::clamp<size_t>(8 / (kRows * kPanelVectors), 1, kMostSide);
     for (auto& of_rows : run)
       for (FloatVec& sum : of_rows) sum = hn::Zero(FloatTag());
