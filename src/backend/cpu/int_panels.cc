@@ -3,7 +3,7 @@
 #include <string_view>
 #include <vector>
 
-#include "backend/simd.h"
+#include "backend/cpu/register.h"
 #include "tensor/panels.h"
 
 namespace moray::cpu {
