@@ -38,7 +38,9 @@ void run_int_panels_vnni(const IntPanelsTask&);  // AVX-512 with VNNI
 // Row `row` of `x` from FP32 numbers.
 void quantize_row(const float* from, int64_t row, const IntActivations& x);
 
-inline bool in_int_panels(const StoredWeight& w) { return w.is_integer() && w.values_OI.layout() == TensorLayout::panels; }
+inline bool in_int_panels(const StoredWeight& w) {
+  return w.is_integer() && w.values_OI.layout() == TensorLayout::panels;
+}
 
 // The products among these whose weights are integers in panels.
 void run_int_panels(Exec&, std::span<const WeightProduct>);

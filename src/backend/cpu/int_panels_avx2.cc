@@ -77,7 +77,8 @@ inline void int4_block(const IntActivations& x, int64_t row, const std::byte* pa
     const __m256i twice = _mm256_slli_epi16(_mm256_or_si256(s, _mm256_slli_epi32(s, 16)), 1);
     for (size_t r = 0; r < kRows; ++r) {
       const int32_t of_x = x.sums[(row + static_cast<int64_t>(r)) * x.blocks * 4 + k / kInt4Group + group];
-      part[r] = _mm256_sub_epi32(add_pairs(part[r], sum[r], twice), _mm256_madd_epi16(product, _mm256_set1_epi32(of_x)));
+      const __m256i less = _mm256_madd_epi16(product, _mm256_set1_epi32(of_x));
+      part[r] = _mm256_sub_epi32(add_pairs(part[r], sum[r], twice), less);
     }
   }
 }

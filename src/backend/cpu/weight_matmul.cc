@@ -55,8 +55,9 @@ Tensor readable(Exec& exec, const Tensor& x_TI) {
 MatmulProblem blocked_problem(const WeightProduct& p, std::span<const KBlock> blocks) {
   static constexpr float kOne = 1;
   const StoredWeight& w = p.w_OI;
+  const bool panels = w.values_OI.layout() == TensorLayout::panels;
   MatmulProblem problem{matmul_operand(p.x_TI, false),
-                        {w.values_OI.raw(), w.values_OI.dtype(), w.inputs(), false, w.values_OI.layout() == TensorLayout::panels},
+                        {w.values_OI.raw(), w.values_OI.dtype(), w.inputs(), false, panels},
                         matmul_output(p.y_TO, false),
                         p.x_TI.extent(0),
                         w.outputs(),
