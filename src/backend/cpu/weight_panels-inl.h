@@ -21,8 +21,8 @@ namespace {
 
 constexpr size_t kPanelStep = static_cast<size_t>(kPanelRows);  // words from line to line
 constexpr size_t kPanelVectors = kPanelStep / kWordLanes;
-// Asked for ahead, also where the processor's own prefetching stops, at the end of a page. Measured on a Zen 4: 4 and
-// 8 KiB alike, a quarter of the rate is lost without.
+// Asked for ahead, also where the processor's own prefetching stops, at the end of a page. On a Zen 4, 4 and 8 KiB are
+// alike.
 constexpr size_t kAheadBytes = 4096;
 
 // One panel times kRows rows.
