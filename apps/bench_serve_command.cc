@@ -66,7 +66,8 @@ int run_bench_decode(const BenchServeOptions& options) {
   const DType dtype = weight_dtype(options.format);
   Workplace workplace(options.threads);
   Exec& exec = workplace.exec;
-  const ServedModel served = random_model(exec, config, dtype);
+  ServedModel served = random_model(exec, config, dtype);
+  pack_weights(exec, served);
   const double weights = bytes_a_token(served);
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (int64_t context : options.contexts) {
@@ -108,7 +109,8 @@ int run_bench_decode(const BenchServeOptions& options) {
 int run_bench_prefill(const BenchServeOptions& options) {
   const deepseek::ModelConfig config = model_of(options);
   Workplace workplace(options.threads);
-  const ServedModel served = random_model(workplace.exec, config, weight_dtype(options.format));
+  ServedModel served = random_model(workplace.exec, config, weight_dtype(options.format));
+  pack_weights(workplace.exec, served);
   const std::vector<int32_t> ids = random_tokens(options.prompt_tokens, config.vocab_size);
   double best = 1e30;
   for (int round = 0; round < 4; ++round) {  // the first warms up

@@ -69,8 +69,11 @@ void Serving::load_average(const fs::path& file) {
   if (!fs::exists(file))
     fail("{}: this checkpoint has no moving average (train.ema_decay)", folder_.parent_path().string());
   const SafetensorsFile average(file);
+  for (const Parameter& parameter : list_parameters(served_.model))
+    if (parameter.tensor->defined()) *parameter.tensor = parameter.tensor->lying_in(TensorLayout::rows);
   for (const deepseek::NamedWeight& weight : deepseek::named_weights(served_.model))
     average.read(weight.name, weight.tensor);
+  pack_weights(exec(), served_);
 }
 
 std::vector<int32_t> Serving::end_tokens() const {

@@ -5,7 +5,8 @@
 //
 // T tokens (rows), I inputs, O outputs.
 //
-// Every output is summed as ops/matmul.h says. An element of an FP8 weight is round32(decode(code) · scale).
+// Every output is summed as ops/matmul.h says; with an FP8 weight a k-block joins with the scale of its block:
+// part sums decoded codes, run = fma(scale, part, run).
 // Integer weights: with part = Σ x_code · w_integer over a block of 128, exact (below 2²⁴), blocks in order,
 //   run = fma(round32(x_scale · w_scale), part, run)
 // from 0. Where only an element of such a weight is asked for, it is round32(w_integer · scale).
@@ -20,8 +21,10 @@
 namespace moray {
 
 struct StoredWeight {
-  Tensor values_OI;      // f32, bf16, f8_e4m3, i8 (8 bits), or u8 [O, int4_row_bytes(I)] (4 bits)
-  // f32. Of f8_e4m3: [ceil(rows of the whole weight / 128), ceil(I / 128)]; of integers [O, ceil(I / 128)].
+  // f32, bf16, f8_e4m3, i8 (8 bits), or u8 [O, int4_row_bytes(I)] (4 bits), in rows or panels (tensor/panels.h).
+  Tensor values_OI;
+  // f32. Of f8_e4m3: [ceil(rows of the whole weight / 128), ceil(I / 128)]; of integers [O, ceil(I / 128)], which lie
+  // as their values do.
   Tensor scales;
   int64_t first_row = 0;  // of f8_e4m3 in the whole weight, whose blocks the scales follow
 
@@ -48,7 +51,7 @@ struct WeightProduct {
   Tensor y_TO;
 };
 
-// An FP8 scale must be below this, so that kernels may fold the exponent of a code into it.
+// An FP8 scale must be below this.
 constexpr float kMostWeightScale = 128;
 
 struct WeightMatmulKernels {

@@ -8,6 +8,7 @@
 
 #include "ops/matmul.h"
 #include "ops/tolerances.h"
+#include "tensor/panels.h"
 #include "tests/support/workbench.h"
 
 namespace moray {
@@ -17,11 +18,17 @@ struct WeightCase {
   DType dtype;
   int64_t rows, inputs, outputs;
   int64_t first_row = 0;  // of the slice that is multiplied with
+  TensorLayout layout = TensorLayout::rows;
 };
 
 void PrintTo(const WeightCase& c, std::ostream* os) {
   *os << dtype_name(c.dtype) << " " << c.rows << "x" << c.inputs << "x" << c.outputs << " from row "
-      << c.first_row;
+      << c.first_row << (c.layout == TensorLayout::panels ? " in panels" : "");
+}
+
+Tensor packed(const Tensor& matrix) {
+  pack_panels(matrix.raw(), matrix.extent(0), static_cast<int64_t>(matrix.bytes()) / matrix.extent(0), matrix.dtype());
+  return matrix.lying_in(TensorLayout::panels);
 }
 
 // The same numbers on every device. FP8: every code but the two NaNs, subnormal ones and both zeros included.
@@ -56,6 +63,10 @@ StoredWeight weight_of(const WeightCase& c, Workbench& bench) {
     weight.scales = Tensor::empty(*bench.exec.allocator, blocks, DType::f32);
     for (int64_t i = 0; i < blocks.elements(); ++i)
       weight.scales.data<float>()[i] = 0.001f * static_cast<float>(1 + i % 7) / 3.0f;
+  }
+  if (c.layout == TensorLayout::panels) {
+    weight.values_OI = packed(weight.values_OI);
+    if (weight.is_integer()) weight.scales = packed(weight.scales);
   }
   return weight.rows(c.first_row, rows);
 }
@@ -96,28 +107,50 @@ INSTANTIATE_TEST_SUITE_P(Shapes, WeightMatmul,
                                          WeightCase{DType::u8, 1, 384, 256}, WeightCase{DType::u8, 2, 160, 65, 3},
                                          WeightCase{DType::u8, 40, 288, 70}, WeightCase{DType::u8, 5, 32, 3}));
 
-// One row or many, alone or in company: the same bits, those of matmul_forward.
+WeightCase panels(DType dtype, int64_t rows, int64_t inputs, int64_t outputs, int64_t first_row = 0) {
+  return {dtype, rows, inputs, outputs, first_row, TensorLayout::panels};
+}
+
+INSTANTIATE_TEST_SUITE_P(Panels, WeightMatmul,
+                         testing::Values(panels(DType::f32, 1, 300, 128), panels(DType::f32, 40, 131, 80, 16),
+                                         panels(DType::bf16, 1, 258, 208, 32), panels(DType::bf16, 2, 130, 80),
+                                         panels(DType::bf16, 3, 512, 64), panels(DType::bf16, 4, 66, 16),
+                                         panels(DType::bf16, 9, 300, 48), panels(DType::bf16, 300, 512, 112),
+                                         panels(DType::f8_e4m3, 1, 384, 256), panels(DType::f8_e4m3, 2, 132, 64, 112),
+                                         panels(DType::f8_e4m3, 3, 260, 96), panels(DType::f8_e4m3, 4, 12, 16, 16),
+                                         panels(DType::f8_e4m3, 6, 200, 144, 16),
+                                         panels(DType::f8_e4m3, 70, 264, 160, 80), panels(DType::i8, 1, 260, 48, 16),
+                                         panels(DType::i8, 4, 132, 80), panels(DType::i8, 29, 300, 112),
+                                         panels(DType::u8, 1, 448, 48, 32), panels(DType::u8, 3, 64, 80),
+                                         panels(DType::u8, 29, 320, 112)));
+
+// One row or many, alone or in company, in rows or panels: the same bits, those of matmul_forward.
 TEST(WeightMatmul, RowsDoNotDependOnEachOther) {
   for (DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3, DType::i8, DType::u8}) {
     Workbench bench(Device::cpu, DType::f32, 2);
-    const WeightCase c{dtype, 50, 224, 150};
+    const WeightCase c{dtype, 50, 256, 160};
+    WeightCase in_panels = c;
+    in_panels.layout = TensorLayout::panels;
     const Tensor x = bench.normal("x", {c.rows, c.inputs}), all = bench.empty({c.rows, c.outputs});
-    const StoredWeight w = weight_of(c, bench);
-    weight_matmul(bench.exec, x, w, all);
-    for (int64_t step : {1, 2, 4, 7}) {
-      std::vector<WeightProduct> products;
-      const Tensor y = bench.zeros(all.shape());
-      for (int64_t t = 0; t < c.rows; t += step) {
-        const int64_t end = std::min(t + step, c.rows);
-        products.push_back({x.rows(t, end), w, y.rows(t, end)});
+    weight_matmul(bench.exec, x, weight_of(c, bench), all);
+    for (const WeightCase& weight_case : {c, in_panels}) {
+      const StoredWeight w = weight_of(weight_case, bench);
+      for (int64_t step : {1, 2, 3, 4, 7, 50}) {
+        std::vector<WeightProduct> products;
+        const Tensor y = bench.zeros(all.shape());
+        for (int64_t t = 0; t < c.rows; t += step) {
+          const int64_t end = std::min(t + step, c.rows);
+          products.push_back({x.rows(t, end), w, y.rows(t, end)});
+        }
+        weight_matmul(bench.exec, products);
+        EXPECT_TRUE(std::ranges::equal(y.span<float>(), all.span<float>()))
+            << testing::PrintToString(weight_case) << " by " << step;
       }
-      weight_matmul(bench.exec, products);
-      EXPECT_TRUE(std::ranges::equal(y.span<float>(), all.span<float>())) << dtype_name(dtype) << " by " << step;
+      if (dtype != DType::f32 && dtype != DType::bf16) continue;
+      const Tensor trained = bench.empty(all.shape());
+      matmul_forward(bench.exec, x, w.values_OI, trained);
+      EXPECT_TRUE(std::ranges::equal(trained.span<float>(), all.span<float>())) << dtype_name(dtype);
     }
-    if (dtype != DType::f32 && dtype != DType::bf16) continue;
-    const Tensor trained = bench.empty(all.shape());
-    matmul_forward(bench.exec, x, w.values_OI, trained);
-    EXPECT_TRUE(std::ranges::equal(trained.span<float>(), all.span<float>())) << dtype_name(dtype);
   }
 }
 

@@ -142,6 +142,9 @@ deepseek::ModelConfig small_config() {
   config.num_nextn_predict_layers = 0;
   config.max_position_embeddings = 2048;
   config.initializer_range = 0.2;
+  config.hidden_size = 48;  // whole panels, but for the dense MLP
+  config.moe_intermediate_size = 16;
+  config.vocab_size = 160;
   return config;
 }
 
@@ -167,17 +170,24 @@ TEST(Engine, PromptsHaveTrainingsBits) {
   const Tensor loss_T = exec.empty({count});
   cross_entropy_forward(exec, trained, model.lm_head_VD, targets_T, loss_T);
 
-  const ServedModel served = serve_trained(model);
-  Engine engine(exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 77});
-  std::vector<float> logprobs;
-  engine.append_prompt({ids.data(), static_cast<size_t>(count)}, [&](int64_t first, const Tensor& states) {
-    EXPECT_TRUE(std::ranges::equal(states.span<float>(),
-                                   trained.rows(first, first + states.extent(0)).span<float>()));
-    for (float logprob : engine.logprobs(
-             states, {ids.data() + first + 1, static_cast<size_t>(states.extent(0))}))
-      logprobs.push_back(logprob);
-  });
-  for (int64_t t = 0; t < count; ++t) EXPECT_EQ(-logprobs[static_cast<size_t>(t)], loss_T.data<float>()[t]) << t;
+  const auto expect_trained_bits = [&](const ServedModel& served) {
+    Engine engine(exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 77});
+    std::vector<float> logprobs;
+    engine.append_prompt({ids.data(), static_cast<size_t>(count)}, [&](int64_t first, const Tensor& states) {
+      EXPECT_TRUE(std::ranges::equal(states.span<float>(),
+                                     trained.rows(first, first + states.extent(0)).span<float>()));
+      for (float logprob : engine.logprobs(
+               states, {ids.data() + first + 1, static_cast<size_t>(states.extent(0))}))
+        logprobs.push_back(logprob);
+    });
+    for (int64_t t = 0; t < count; ++t)
+      EXPECT_EQ(-logprobs[static_cast<size_t>(t)], loss_T.data<float>()[t]) << t;
+  };
+  ServedModel served = serve_trained(model);
+  expect_trained_bits(served);
+  pack_weights(exec, served);  // where they are: `model` is lost
+  EXPECT_EQ(served.model.layers[1].experts.up_proj_EFD.layout(), TensorLayout::panels);
+  expect_trained_bits(served);
 }
 
 // Numerics, "Training and inference agree": generated tokens within 1e-5 in mean absolute value.

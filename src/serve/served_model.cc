@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "checkpoint/convert.h"
+#include "tensor/panels.h"
 
 namespace moray {
 
@@ -19,9 +20,14 @@ struct Piece {
   const std::byte* from = nullptr;
   std::byte* to = nullptr;
   int64_t count = 0;  // elements
+  int64_t row_bytes = 0;  // where whole panels are to be packed, else 0
 };
 
 constexpr int64_t kPieceElements = 4 << 20;
+
+int64_t row_bytes_of(const Tensor& tensor) {
+  return tensor.extent(-1) * static_cast<int64_t>(dtype_bytes(tensor.dtype()));
+}
 
 void append_pieces(const SafetensorsFolder& folder, const PlannedTensor& planned, const Tensor& tensor,
                    std::vector<Piece>& pieces) {
@@ -30,10 +36,13 @@ void append_pieces(const SafetensorsFolder& folder, const PlannedTensor& planned
     const StoredTensor& stored = folder.tensor(name);
     const Tensor into = planned.experts > 0 ? tensor.row(e) : tensor;
     const auto from_bytes = static_cast<int64_t>(stored_dtype_bytes(stored.dtype));
-    for (int64_t at = 0; at < into.elements(); at += kPieceElements)
+    const bool panels = tensor.layout() == TensorLayout::panels;
+    const int64_t panel = panels ? kPanelRows * into.extent(-1) : 1;
+    const int64_t together = std::max(kPieceElements / panel, int64_t{1}) * panel;
+    for (int64_t at = 0; at < into.elements(); at += together)
       pieces.push_back({&planned, e, &stored, folder.bytes(name).data() + at * from_bytes,
                         into.raw() + at * static_cast<int64_t>(dtype_bytes(planned.dtype)),
-                        std::min(kPieceElements, into.elements() - at)});
+                        std::min(together, into.elements() - at), panels ? row_bytes_of(into) : 0});
   }
 }
 
@@ -56,6 +65,9 @@ bool are_scales(const std::byte* values, int64_t count) {
 // False: the piece holds what must not be served.
 bool read_piece(const Piece& piece) {
   MORAY_CHECK(convert_elements(piece.stored->dtype, piece.from, piece.count, piece.tensor->dtype, piece.to));
+  if (piece.row_bytes > 0)
+    pack_panels(piece.to, piece.count * static_cast<int64_t>(dtype_bytes(piece.tensor->dtype)) / piece.row_bytes,
+                piece.row_bytes, piece.tensor->dtype);
   if (piece.tensor->dtype == DType::f8_e4m3) return !has_nan_code(piece.to, piece.count);
   return !piece.tensor->is_scale || are_scales(piece.to, piece.count);
 }
@@ -87,6 +99,33 @@ void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<
 
 }  // namespace
 
+bool lies_in_panels(const Parameter& parameter) {
+  const bool product = parameter.kind == ParameterKind::matrix || parameter.kind == ParameterKind::experts ||
+                       parameter.name.ends_with("lm_head.weight");
+  return product && !parameter.name.ends_with("kv_b_proj.weight") &&
+         fits_panels(parameter.tensor->shape(), parameter.tensor->dtype());
+}
+
+namespace {
+void pack(Exec& exec, Tensor& tensor) {
+  const int64_t row_bytes = row_bytes_of(tensor);
+  exec.pool->for_each(tensor.elements() / tensor.extent(-1) / kPanelRows, [&](int64_t panel, int) {
+    pack_panels(tensor.raw() + panel * kPanelRows * row_bytes, kPanelRows, row_bytes, tensor.dtype());
+  });
+  tensor = tensor.lying_in(TensorLayout::panels);
+}
+}  // namespace
+
+void pack_weights(Exec& exec, ServedModel& served) {
+  const std::vector<Parameter> weights = list_parameters(served.model), scales = list_parameters(served.scales);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    Tensor& weight = *weights[i].tensor;
+    if (weight.layout() == TensorLayout::panels || !lies_in_panels(weights[i])) continue;
+    pack(exec, weight);
+    if (weight.dtype() == DType::i8 || weight.dtype() == DType::u8) pack(exec, *scales[i].tensor);
+  }
+}
+
 ServedModel load_weights(Exec& exec, const SafetensorsFolder& folder, const WeightPlan& plan,
                          const LoadProgress& progress) {
   ServedModel served;
@@ -98,7 +137,13 @@ ServedModel load_weights(Exec& exec, const SafetensorsFolder& folder, const Weig
     if (!planned.is_scale) ++place;
     const Parameter& parameter = (planned.is_scale ? scales : weights)[place - 1];
     MORAY_CHECK(planned.name.starts_with(parameter.name), "{} for {}", planned.name, parameter.name);
-    *parameter.tensor = Tensor::empty(*exec.allocator, planned.shape, planned.dtype);
+    Tensor tensor = Tensor::empty(*exec.allocator, planned.shape, planned.dtype);
+    *parameter.tensor = tensor;
+    // Scales of integer rows lie as their codes do.
+    const Parameter& weight = weights[place - 1];
+    const bool integers = weight.tensor->dtype() == DType::i8 || weight.tensor->dtype() == DType::u8;
+    if ((!planned.is_scale || integers) && lies_in_panels(weight))
+      *parameter.tensor = tensor.lying_in(TensorLayout::panels);
     append_pieces(folder, planned, *parameter.tensor, pieces);
   }
   read_pieces(exec, folder, pieces, progress);

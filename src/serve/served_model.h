@@ -15,7 +15,14 @@ struct ServedModel {
 // Progress of a long load: bytes done.
 using LoadProgress = std::function<void(size_t)>;
 
-// Reads what was planned, all threads at once. Throws Error for FP8 codes that are NaN and scales that are no
+// Whether products with a parameter of the model tree read it in panels. Not what is looked up or folded by rows:
+// the embedding, kv_b_proj.
+bool lies_in_panels(const Parameter&);
+
+// Puts weights that lie in rows into panels, all threads at once, where they are.
+void pack_weights(Exec&, ServedModel&);
+
+// Reads what was planned, all threads at once, into panels where they serve. Throws Error for FP8 codes that are NaN and scales that are no
 // scales.
 ServedModel load_weights(Exec&, const SafetensorsFolder&, const WeightPlan&, const LoadProgress& = {});
 

@@ -34,6 +34,10 @@ class Shape {
   int rank_ = 0;
 };
 
+// How the elements of a matrix, or of each matrix of a stack, lie: row by row, or in the panels of
+// tensor/panels.h.
+enum class TensorLayout : uint8_t { rows, panels };
+
 class Tensor {
  public:
   Tensor() = default;  // no storage; defined() is false
@@ -47,13 +51,15 @@ class Tensor {
   int64_t extent(int axis) const { return shape_[axis]; }  // negative axes count from the end
   int64_t elements() const { return shape_.elements(); }
   DType dtype() const { return dtype_; }
+  TensorLayout layout() const { return layout_; }
   size_t bytes() const { return static_cast<size_t>(elements()) * dtype_bytes(dtype_); }
 
-  // Elements in row-major order. Constness is the holder's promise, not the storage's: slices share it.
+  // Elements in row-major order: refused for panels, whose readers take raw(). Constness is the holder's promise, not the storage's: slices share it.
   template <class T>
   T* data() const {
     MORAY_CHECK(dtype_of<T>::value == dtype_, "asked for {}, tensor is {}", dtype_name(dtype_of<T>::value),
                 dtype_name(dtype_));
+    MORAY_CHECK(layout_ == TensorLayout::rows, "{} {} lies in panels", dtype_name(dtype_), shape_.to_string());
     return reinterpret_cast<T*>(raw());
   }
   template <class T>
@@ -62,9 +68,11 @@ class Tensor {
   }
   std::byte* raw() const { return block_->data() + byte_offset_; }
 
-  Tensor rows(int64_t begin, int64_t end) const;  // [begin, end) of axis 0, sharing storage
+  // [begin, end) of axis 0, sharing storage; of a matrix in panels, whole panels.
+  Tensor rows(int64_t begin, int64_t end) const;
   Tensor row(int64_t index) const;                // axis 0 dropped
   Tensor reshape(Shape shape) const;              // same elements
+  Tensor lying_in(TensorLayout layout) const;           // the same storage, whose elements were put in that order
   void fill_zero() const;
   void copy_from(const Tensor& other) const;  // same shape and dtype
 
@@ -73,6 +81,7 @@ class Tensor {
   size_t byte_offset_ = 0;
   Shape shape_;
   DType dtype_ = DType::f32;
+  TensorLayout layout_ = TensorLayout::rows;
 };
 
 }  // namespace moray

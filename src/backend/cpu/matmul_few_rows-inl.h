@@ -45,22 +45,9 @@ struct BlockOfColumns {
     }
   }
 
-  void scale_rows(const MatmulOperand& b, int64_t column, int64_t columns, const KBlock& block) {
-    const D d;
-    for (int64_t j = 0; j < columns; ++j) {
-      float* row = rows + static_cast<size_t>(j) * kStride;
-      const V scale = hn::Set(d, b.scales.at(column + j, block.begin));
-      for (int64_t k = 0; k < block.length; k += int64_t{kLanes})  // kStride leaves room for whole vectors
-        hn::Store(hn::Mul(hn::Load(d, row + k), scale), d, row + k);
-    }
-  }
-
   void copy(const MatmulOperand& b, int64_t column, int64_t columns, const KBlock& block) {
     const int64_t at = column * b.stride + block.begin;
-    if (b.dtype == DType::f8_e4m3) {
-      copy_rows(reinterpret_cast<const e4m3*>(b.data) + at, b.stride, columns, block.length);
-      scale_rows(b, column, columns, block);
-    } else if (b.dtype == DType::bf16) {
+    if (b.dtype == DType::bf16) {
       copy_rows(reinterpret_cast<const bf16*>(b.data) + at, b.stride, columns, block.length);
     } else {
       copy_rows(reinterpret_cast<const float*>(b.data) + at, b.stride, columns, block.length);

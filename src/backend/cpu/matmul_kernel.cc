@@ -146,6 +146,7 @@ Wanted wanted_part(const MatmulOperand& operand, int64_t begin, int64_t count, s
   if (blocks.empty() || count <= 0) return {};
   const auto bytes = static_cast<int64_t>(dtype_bytes(operand.dtype));
   const int64_t k = blocks.front().begin, k_end = blocks.back().begin + blocks.back().length;
+  if (operand.panels) return wanted_panels(operand, begin, count, {k, k_end - k}, part, parts);
   const int64_t runs = operand.k_outer ? k_end - k : count;
   const int64_t first = runs * part / parts, last = runs * (part + 1) / parts;
   const int64_t at =

@@ -23,30 +23,25 @@ struct KBlock {
 // An operand as vectors over k: element (i, k) is data[i · stride + k], or with `k_outer` data[k · stride +
 // i].
 //
-// E4M3 codes (not k_outer) have a scale for every 128 × 128 block of the matrix whose row first_row is i = 0.
+// Of a B in `panels` (tensor/panels.h), not k_outer, the stride is the number of columns.
 struct MatmulOperand {
   const std::byte* data = nullptr;
   DType dtype = DType::f32;  // f32, bf16 or f8_e4m3
   int64_t stride = 0;        // in elements
   bool k_outer = false;
-  struct {
-    const float* data = nullptr;
-    int64_t stride = 0;
-    int64_t first_row = 0;
-
-    float at(int64_t row, int64_t k) const { return data[(first_row + row) / 128 * stride + k / 128]; }
-  } scales = {};
+  bool panels = false;
 };
 
 // The scales of a quantized operand: that of vector i over a block is
-// table[i / together · vector_stride + block.tile · tile_stride].
+// table[(first + i) / together · vector_stride + block.tile · tile_stride].
 struct MatmulScales {
   const float* table = nullptr;
   int64_t together = 1;  // so many neighbouring vectors share one
   int64_t vector_stride = 0, tile_stride = 0;
+  int64_t first = 0;
 
   float at(int64_t vector, const KBlock& block) const {
-    return table[vector / together * vector_stride + block.tile * tile_stride];
+    return table[(first + vector) / together * vector_stride + block.tile * tile_stride];
   }
 };
 

@@ -16,6 +16,8 @@
 #include <cstring>
 
 #include "backend/cpu/matmul_kernel.h"
+#include "backend/cpu/weight_words-inl.h"
+#include "tensor/panels.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
@@ -182,29 +184,30 @@ void pack_strip_of(const MatmulOperand& operand, const T* data, int64_t begin, i
                     to);
 }
 
-// Codes are packed first and then multiplied with their scales, each vector by those of its rows.
-void pack_codes(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block,
-                size_t stride, float* to) {
-  const D d;
-  pack_transposed(reinterpret_cast<const e4m3*>(operand.data) + begin * operand.stride + block.begin,
-                  operand.stride, count, block.length, stride, to);
-  HWY_ALIGN float scales[kLanes] = {};
-  for (int64_t i = 0; i < count; ++i) scales[i] = operand.scales.at(begin + i, block.begin);
-  const V scale = hn::Load(d, scales);
-  const auto first = hn::FirstN(d, static_cast<size_t>(count));
-  for (int64_t k = 0; k < block.length; ++k, to += stride)
-    hn::BlendedStore(hn::Mul(hn::LoadU(d, to), scale), first, d, to);
+// Words of panels are widened, kLanes vectors at a time: whole ones, for panels are.
+template <class T>
+void pack_panel_strip(const MatmulOperand& operand, int64_t begin, const KBlock& block, size_t stride, float* to) {
+  constexpr auto kEach = static_cast<int64_t>(kInWord<T>);
+  const auto* words = reinterpret_cast<const uint32_t*>(operand.data) +
+                      (begin / kPanelRows * operand.stride + block.begin) / kEach * kPanelRows + begin % kPanelRows;
+  for (int64_t k = 0; k < block.length; k += kEach, words += kPanelRows) {
+    const WordVec word = hn::LoadU(WordTag(), words);
+    for_elements_of_word<T>([&]<size_t j>(std::integral_constant<size_t, j>) HWY_ATTR {
+      hn::StoreU(widen<T, j>(word), D(), to + j * stride);
+    });
+    to += kInWord<T> * stride;
+  }
 }
 
 // Vectors [begin, begin + count), count <= kLanes, of an operand over one k-block as to[k · stride + i]. May
 // write up to kLanes - count floats (uninitialised) behind the last.
 void pack_strip(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block,
                 size_t stride, float* to) {
-  if (operand.scales.data != nullptr)
-    pack_codes(operand, begin, count, block, stride, to);
-  else
+  if (!operand.panels)
     with_elements(operand,
                   [&](const auto* data) { pack_strip_of(operand, data, begin, count, block, stride, to); });
+  else
+    with_elements(operand, [&]<class T>(const T*) { pack_panel_strip<T>(operand, begin, block, stride, to); });
 }
 
 }  // namespace

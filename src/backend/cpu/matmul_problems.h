@@ -8,7 +8,9 @@ namespace moray::cpu {
 inline MatmulOperand matmul_operand(const Tensor& matrix, bool k_outer) {
   MORAY_CHECK(matrix.dtype() == DType::f32 || matrix.dtype() == DType::bf16, "matrix product of {}",
               dtype_name(matrix.dtype()));
-  return {matrix.raw(), matrix.dtype(), matrix.extent(1), k_outer};
+  const bool panels = matrix.layout() == TensorLayout::panels;
+  MORAY_CHECK(!panels || !k_outer, "matrix product along the rows of panels");
+  return {matrix.raw(), matrix.dtype(), matrix.extent(1), k_outer, panels};
 }
 
 inline MatmulOutput matmul_output(const Tensor& matrix, bool accumulate) {

@@ -196,8 +196,9 @@ void run_matmuls(Exec& exec, std::span<const MatmulProblem> problems) {
     const int64_t part =
         std::max(static_cast<int64_t>(share * static_cast<double>(wanted) + 0.999), int64_t{1});
     // Scales join in register tiles alone: few rows are cut as for a B that must be packed anyway.
-    const bool pack_b = problem.b.k_outer || problem.scaled();
-    const bool broadcast_b = !problem.scaled() && (!problem.b.k_outer || problem.b.dtype == DType::f32);
+    const bool pack_b = problem.b.k_outer || (problem.scaled() && !problem.b.panels);
+    const bool broadcast_b =
+        !problem.scaled() && !problem.b.panels && (!problem.b.k_outer || problem.b.dtype == DType::f32);
     const MatmulBlocking blocking =
         matmul_blocking(problem.m, problem.n, k, part, {pack_b, broadcast_b}, machine_caches(), kernel.tile);
     if (blocking.order == MatmulOrder::packed)

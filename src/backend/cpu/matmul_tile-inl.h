@@ -58,9 +58,21 @@ struct Wanted {
   static constexpr int64_t kLine = 64;
 };
 
+// Part `part` of `parts` of the panels of rows [begin, begin + count) over some k.
+Wanted wanted_panels(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& k, int64_t part,
+                     int64_t parts) {
+  const int64_t k_bytes = kPanelRows * static_cast<int64_t>(dtype_bytes(operand.dtype));
+  const int64_t lines = k.length * k_bytes / kPanelLineBytes;
+  const int64_t first = lines * part / parts, last = lines * (part + 1) / parts;
+  const std::byte* panel = operand.data + begin / kPanelRows * operand.stride * k_bytes;
+  return Wanted::runs(panel + k.begin * k_bytes + first * kPanelLineBytes, (last - first) * kPanelLineBytes,
+                      operand.stride * k_bytes, first < last ? (count + kPanelRows - 1) / kPanelRows : 0);
+}
+
 // Vectors [begin, begin + count) of an operand over one k-block.
 Wanted wanted_vectors(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& block) {
   if (count <= 0) return {};
+  if (operand.panels) return wanted_panels(operand, begin, count, block, 0, 1);
   const auto bytes = static_cast<int64_t>(dtype_bytes(operand.dtype));
   const int64_t at =
       operand.k_outer ? block.begin * operand.stride + begin : begin * operand.stride + block.begin;

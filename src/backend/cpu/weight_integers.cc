@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/cpu/int_panels.h"
+
 namespace moray::cpu {
 
 namespace {
@@ -47,10 +49,11 @@ void run_task(const IntegerTask& task) {
 }  // namespace
 
 void run_integer_products(Exec& exec, std::span<const WeightProduct> products) {
+  run_int_panels(exec, products);
   std::vector<IntegerTask> tasks;
   std::vector<Tensor> kept;
   for (const WeightProduct& p : products) {
-    if (!p.w_OI.is_integer() || p.x_TI.extent(0) == 0) continue;
+    if (!p.w_OI.is_integer() || in_int_panels(p.w_OI) || p.x_TI.extent(0) == 0) continue;
     const int64_t rows = p.x_TI.extent(0), inputs = p.x_TI.extent(1);
     const Tensor codes = Tensor::empty(*exec.allocator, {rows, inputs}, DType::i8);
     const Tensor scales = exec.empty({rows, int_row_scales(inputs)});

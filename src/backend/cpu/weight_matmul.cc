@@ -6,21 +6,29 @@
 #include "backend/cpu/kernels_list.h"
 #include "backend/cpu/matmul_problems.h"
 #include "backend/cpu/weight_integers.h"
+#include "tensor/panels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/weight_matmul.cc"
 #include <hwy/foreach_target.h>
 // After foreach_target.h, as Highway wants it.
+#include "backend/cpu/weight_panels-inl.h"
 #include "backend/cpu/weight_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 
+template <class Element>
+void task_of(const RowsTask& task) {
+  if (task.weight->values_OI.layout() == TensorLayout::panels) return panels_task_of<Element>(task);
+  rows_task_of<Element>(task);
+}
+
 void run_rows_task(const RowsTask& task) {
   switch (task.weight->values_OI.dtype()) {
-    case DType::bf16: return rows_task_of<bf16>(task);
-    case DType::f8_e4m3: return rows_task_of<e4m3>(task);
-    default: return rows_task_of<float>(task);
+    case DType::bf16: return task_of<bf16>(task);
+    case DType::f8_e4m3: return task_of<e4m3>(task);
+    default: return task_of<float>(task);
   }
 }
 
@@ -43,11 +51,22 @@ Tensor readable(Exec& exec, const Tensor& x_TI) {
   return copy;
 }
 
-MatmulOperand weight_operand(const StoredWeight& w) {
-  MatmulOperand operand{w.values_OI.raw(), w.values_OI.dtype(), w.inputs(), false};
-  if (operand.dtype == DType::f8_e4m3)
-    operand.scales = {w.scales.data<float>(), w.scales.extent(1), w.first_row};
-  return operand;
+// A product of many rows. Activations have the scale 1.
+MatmulProblem blocked_problem(const WeightProduct& p, std::span<const KBlock> blocks) {
+  static constexpr float kOne = 1;
+  const StoredWeight& w = p.w_OI;
+  const bool panels = w.values_OI.layout() == TensorLayout::panels;
+  MatmulProblem problem{matmul_operand(p.x_TI, false),
+                        {w.values_OI.raw(), w.values_OI.dtype(), w.inputs(), false, panels},
+                        matmul_output(p.y_TO, false),
+                        p.x_TI.extent(0),
+                        w.outputs(),
+                        blocks};
+  if (w.values_OI.dtype() == DType::f8_e4m3) {
+    problem.a_scales = {&kOne};
+    problem.b_scales = {w.scales.data<float>(), kTile, w.scales.extent(1), 1, w.first_row};
+  }
+  return problem;
 }
 
 // The blocked products of many rows.
@@ -61,10 +80,15 @@ void run_blocked(Exec& exec, std::span<const WeightProduct> products) {
     if (p.x_TI.extent(0) <= kMostRowsDirect || p.w_OI.is_integer()) continue;
     blocks[i].clear();
     append_k_blocks(0, p.w_OI.inputs(), blocks[i]);
-    problems.push_back({matmul_operand(p.x_TI, false), weight_operand(p.w_OI), matmul_output(p.y_TO, false),
-                        p.x_TI.extent(0), p.w_OI.outputs(), blocks[i]});
+    problems.push_back(blocked_problem(p, blocks[i]));
   }
   if (!problems.empty()) run_matmuls(exec, problems);
+}
+
+// Fewer of a small weight in panels, such as a router's, so that all threads read of it.
+int64_t task_outputs(const StoredWeight& w, int threads) {
+  if (w.values_OI.layout() == TensorLayout::rows) return kTaskOutputs;
+  return std::clamp(w.outputs() / (2 * threads) / kPanelRows * kPanelRows, kPanelRows, kTaskOutputs);
 }
 
 void forward(Exec& exec, std::span<const WeightProduct> products) {
@@ -76,8 +100,10 @@ void forward(Exec& exec, std::span<const WeightProduct> products) {
     if (rows == 0 || rows > kMostRowsDirect || p.w_OI.is_integer()) continue;
     const Tensor x = readable(exec, p.x_TI);
     copies.push_back(x);
-    for (int64_t o = 0; o < p.w_OI.outputs(); o += kTaskOutputs)
-      tasks.push_back({&p.w_OI, x.data<float>(), x.extent(1), rows, p.y_TO.data<float>(), o});
+    const int64_t outputs = p.w_OI.outputs(), together = task_outputs(p.w_OI, exec.pool->threads());
+    for (int64_t o = 0; o < outputs; o += together)
+      tasks.push_back({&p.w_OI, x.data<float>(), x.extent(1), rows, p.y_TO.data<float>(), o,
+                       std::min(together, outputs - o)});
   }
   const std::vector<RowsTask>& list = tasks;  // the caller's, not each worker's thread-local
   exec.pool->for_each(static_cast<int64_t>(list.size()), [&](int64_t index, int) {

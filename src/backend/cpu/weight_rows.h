@@ -1,4 +1,4 @@
-// Tasks of weight_rows-inl.h.
+// Tasks of weight_rows-inl.h and weight_panels-inl.h.
 #pragma once
 
 #include <algorithm>
@@ -17,17 +17,15 @@ struct RowsTask {
   const float* x = nullptr;  // rows x_stride apart, readable (and 0) up to a multiple of 4
   int64_t x_stride = 0, rows = 0;
   float* y = nullptr;
-  int64_t first_output = 0;
+  int64_t first_output = 0, outputs = kTaskOutputs;  // fewer at the end; of panels, a multiple of 16
 };
 
-// scale · 2^120 of each output in the k-block at k.
-inline void block_factors(const RowsTask& task, int64_t k, int64_t outputs, float* factors) {
-  constexpr float kRebias = 0x1p120f;
-  const Tensor& scales = task.weight->scales;
-  for (int64_t o = 0; o < outputs; ++o) {
-    const int64_t block = (task.weight->first_row + task.first_output + o) / kTile;
-    factors[o] = scales.data<float>()[block * scales.extent(1) + k / kTile] * kRebias;
-  }
+// The scales of `count` outputs from `first_output` on in the k-block at k.
+inline void block_scales(const RowsTask& task, int64_t first_output, int64_t k, int64_t count, float* scales) {
+  const Tensor& blocks = task.weight->scales;
+  const int64_t first = task.weight->first_row + first_output;
+  for (int64_t o = 0; o < count; ++o)
+    scales[o] = blocks.data<float>()[(first + o) / kTile * blocks.extent(1) + k / kTile];
 }
 
 }  // namespace moray::cpu

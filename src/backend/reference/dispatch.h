@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ops/weight_matmul.h"
+#include "tensor/panels.h"
 
 namespace moray::reference {
 
@@ -59,24 +60,45 @@ class Elements {
   T* data_ = nullptr;
 };
 
-// Of an integer weight: what its scale multiplies.
-inline int32_t weight_integer(const StoredWeight& w, int64_t row, int64_t column) {
-  const int64_t stride = w.values_OI.extent(1);
-  if (w.values_OI.dtype() == DType::i8) return w.values_OI.data<int8_t>()[row * stride + column];
-  return int4_element(w.values_OI.data<uint8_t>() + row * stride, w.inputs(), column);
+// Element (row, column) of a matrix in rows or panels, as they lie.
+template <class T>
+T stored_element(const Tensor& matrix, int64_t row, int64_t column) {
+  const int64_t columns = matrix.extent(1);
+  const int64_t at = matrix.layout() == TensorLayout::rows ? row * columns + column
+                                                           : panel_index(row, column, columns, int64_t{sizeof(T)});
+  return matrix.lying_in(TensorLayout::rows).data<T>()[at];
 }
 
-// An element of a stored weight.
+// Of an integer weight: what its scale multiplies.
+inline int32_t weight_integer(const StoredWeight& w, int64_t row, int64_t column) {
+  if (w.values_OI.dtype() == DType::i8) return stored_element<int8_t>(w.values_OI, row, column);
+  const int64_t bytes = w.values_OI.extent(1);
+  if (w.values_OI.layout() == TensorLayout::rows)
+    return int4_element(w.values_OI.data<uint8_t>() + row * bytes, w.inputs(), column);
+  std::vector<uint8_t> codes(static_cast<size_t>(bytes));
+  copy_int4_panel_row(w.values_OI.raw(), row, bytes, codes.data());
+  return int4_element(codes.data(), w.inputs(), column);
+}
+
+// What a stored weight holds at (row, column) without its scale.
+inline float weight_value(const StoredWeight& w, int64_t row, int64_t column) {
+  if (w.is_integer()) return static_cast<float>(weight_integer(w, row, column));
+  if (w.values_OI.dtype() == DType::bf16) return to_float(stored_element<bf16>(w.values_OI, row, column));
+  if (w.values_OI.dtype() == DType::f32) return stored_element<float>(w.values_OI, row, column);
+  return to_float(stored_element<e4m3>(w.values_OI, row, column));
+}
+
+// The scale of its block.
+inline float weight_scale(const StoredWeight& w, int64_t row, int64_t column) {
+  if (w.is_integer()) return stored_element<float>(w.scales, row, column / kIntBlock);
+  return w.scales.data<float>()[(w.first_row + row) / kTile * w.scales.extent(1) + column / kTile];
+}
+
+// An element, rounded to FP32.
 template <class T>
 T weight_element(const StoredWeight& w, int64_t row, int64_t column) {
-  const int64_t at = row * w.inputs() + column;
-  if (w.is_integer())
-    return static_cast<T>(static_cast<float>(weight_integer(w, row, column)) *
-                          w.scales.data<float>()[row * w.scales.extent(1) + column / kIntBlock]);
-  if (w.values_OI.dtype() == DType::bf16) return static_cast<T>(to_float(w.values_OI.data<bf16>()[at]));
-  if (w.values_OI.dtype() == DType::f32) return static_cast<T>(w.values_OI.data<float>()[at]);
-  const int64_t block = (w.first_row + row) / kTile * w.scales.extent(1) + column / kTile;
-  return static_cast<T>(to_float(w.values_OI.data<e4m3>()[at]) * w.scales.data<float>()[block]);
+  const float value = weight_value(w, row, column);
+  return static_cast<T>(w.scales.defined() ? value * weight_scale(w, row, column) : value);
 }
 
 }  // namespace moray::reference

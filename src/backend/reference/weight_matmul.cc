@@ -10,14 +10,27 @@
 namespace moray::reference {
 namespace {
 
+// Codes are summed a k-block at a time, which joins with its scale; other elements have none.
+template <class T>
+[[gnu::target("fma")]] T row_product(const WeightProduct& p, int64_t t, int64_t o, const std::vector<T>& row) {
+  const T* x = p.x_TI.data<T>() + t * p.w_OI.inputs();
+  if (!p.w_OI.scales.defined()) return add_products(T{0}, x, 1, row.data(), 1, p.w_OI.inputs());
+  T run = 0;
+  for (int64_t k = 0; k < p.w_OI.inputs(); k += kBlock) {
+    const T part = add_products(T{0}, x + k, 1, row.data() + k, 1, std::min(kBlock, p.w_OI.inputs() - k));
+    run = std::fma(static_cast<T>(weight_scale(p.w_OI, o, k)), part, run);
+  }
+  return run;
+}
+
 void product(const WeightProduct& p) {
   for_real_type(p.y_TO, [&]<class T>(T) {
     std::vector<T> row(static_cast<size_t>(p.w_OI.inputs()));
     for (int64_t o = 0; o < p.w_OI.outputs(); ++o) {
-      for (int64_t i = 0; i < p.w_OI.inputs(); ++i) row[static_cast<size_t>(i)] = weight_element<T>(p.w_OI, o, i);
+      for (int64_t i = 0; i < p.w_OI.inputs(); ++i)
+        row[static_cast<size_t>(i)] = static_cast<T>(weight_value(p.w_OI, o, i));
       for (int64_t t = 0; t < p.x_TI.extent(0); ++t)
-        p.y_TO.data<T>()[t * p.w_OI.outputs() + o] =
-            add_products(T{0}, p.x_TI.data<T>() + t * p.w_OI.inputs(), 1, row.data(), 1, p.w_OI.inputs());
+        p.y_TO.data<T>()[t * p.w_OI.outputs() + o] = row_product(p, t, o, row);
     }
   });
 }
@@ -39,7 +52,7 @@ void integer_product(const WeightProduct& p) {
           int32_t part = 0;
           for (int64_t i = b * kIntBlock; i < std::min((b + 1) * kIntBlock, inputs); ++i)
             part += codes[static_cast<size_t>(i)] * weight_integer(w, o, i);
-          const float scale = scales[static_cast<size_t>(b)] * w.scales.data<float>()[o * blocks + b];
+          const float scale = scales[static_cast<size_t>(b)] * weight_scale(w, o, b * kIntBlock);
           run = std::fma(static_cast<T>(scale), static_cast<T>(part), run);
         }
         p.y_TO.data<T>()[t * w.outputs() + o] = run;

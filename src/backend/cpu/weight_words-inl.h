@@ -1,0 +1,91 @@
+// Weights as words of 32 bits, whose lanes are outputs: one f32, two bf16 or four E4M3 codes of consecutive k.
+// tensor/panels.h keeps them so in memory, weight_rows-inl.h a k-block at a time in L1.
+
+// Included once per Highway target, hence the toggled guard.
+#if defined(MORAY_WEIGHT_WORDS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MORAY_WEIGHT_WORDS_INL_H_
+#undef MORAY_WEIGHT_WORDS_INL_H_
+#else
+#define MORAY_WEIGHT_WORDS_INL_H_
+#endif
+
+#include <array>
+#include <type_traits>
+
+#include "backend/cpu/lanes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace moray::cpu::HWY_NAMESPACE {
+namespace {
+
+using WordTag = hn::ScalableTag<uint32_t>;
+using WordVec = hn::Vec<WordTag>;
+constexpr size_t kWordLanes = static_cast<size_t>(kVectorLanes);
+
+template <class Element>
+constexpr size_t kInWord = sizeof(uint32_t) / sizeof(Element);
+
+// Element j of every word, exactly. Codes are none of the two NaNs: as the bits of an FP32 number the exponent and
+// mantissa of a code lack only the difference of the biases, 2¹²⁰.
+template <class Element, size_t j>
+HWY_INLINE FloatVec widen(WordVec words) {
+  const WordTag d;
+  const FloatTag df;
+  if constexpr (sizeof(Element) == 4) {
+    return hn::BitCast(df, words);
+  } else if constexpr (sizeof(Element) == 2) {
+    return hn::BitCast(df, j == 0 ? hn::ShiftLeft<16>(words) : hn::And(words, hn::Set(d, 0xffff0000u)));
+  } else {
+    const hn::RebindToSigned<WordTag> di;
+    const auto top = hn::ShiftRight<4>(hn::BitCast(di, j == 3 ? words : hn::ShiftLeft<24 - 8 * j>(words)));
+    const auto bits = hn::And(hn::BitCast(d, top), hn::Set(d, 0x87f00000u));
+    return hn::Mul(hn::BitCast(df, bits), hn::Set(df, 0x1p120f));
+  }
+}
+
+// body(std::integral_constant<size_t, j>) for the elements of a word in order.
+template <class Element, class Body>
+HWY_INLINE void for_elements_of_word(const Body& body) {
+  body(std::integral_constant<size_t, 0>());
+  if constexpr (kInWord<Element> >= 2) body(std::integral_constant<size_t, 1>());
+  if constexpr (kInWord<Element> == 4) {
+    body(std::integral_constant<size_t, 2>());
+    body(std::integral_constant<size_t, 3>());
+  }
+}
+
+// part[v][r] = the sum over `words` words, kStep apart from at(v) on, times the numbers from x(v, r) on. Meanwhile
+// `ask`(w) for what will be wanted.
+template <class Element, size_t kStep, size_t kRows, size_t kVectors, class At, class X, class Ask>
+HWY_INLINE void multiply_words(size_t words, const At& at, const X& x, const Ask& ask,
+                               FloatVec (&part)[kVectors][kRows]) {
+  for (auto& of_rows : part)
+    for (FloatVec& sum : of_rows) sum = hn::Zero(FloatTag());
+  for (size_t w = 0; w < words; ++w) {
+    ask(w);
+    WordVec word[kVectors];
+    HWY_UNROLL(8)
+    for (size_t v = 0; v < kVectors; ++v) word[v] = hn::LoadU(WordTag(), at(v) + w * kStep);
+    for_elements_of_word<Element>([&]<size_t j>(std::integral_constant<size_t, j>) HWY_ATTR {
+      HWY_UNROLL(8)
+      for (size_t v = 0; v < kVectors; ++v) {
+        const FloatVec value = widen<Element, j>(word[v]);
+        HWY_UNROLL(4)
+        for (size_t r = 0; r < kRows; ++r)
+          part[v][r] = hn::MulAdd(splat(x(v, r)[w * kInWord<Element> + j]), value, part[v][r]);
+      }
+    });
+  }
+}
+
+// A running sum after a block: parts of codes join with the scales of their outputs.
+template <class Element>
+HWY_INLINE FloatVec joined_part(FloatVec part, const float* scales, FloatVec run) {
+  return sizeof(Element) == 1 ? hn::MulAdd(hn::LoadU(FloatTag(), scales), part, run) : hn::Add(run, part);
+}
+
+}  // namespace
+}  // namespace moray::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target guard
