@@ -174,11 +174,11 @@ class Run {
     if (options_.resume) newest = open_newest_checkpoint(checkpoints());
     if (newest) {
       expect_same_tokenizer(newest->path() / "model");
+      expect_same_precision();
       restore_training(trainer_, *newest);
       saved_step_ = trainer_.counters().step;
       summary_.checkpoint = newest->path();
       log::info("resuming from {}", newest->path().string());
-      expect_same_precision();
     } else if (!options_.init.empty()) {
       expect_same_tokenizer(options_.init);
       read_weights(SafetensorsFolder(options_.init), trainer_.model());
