@@ -179,6 +179,7 @@ int converse(Chat& chat) {
         fmt::print(stderr, "{}\n", error.what());
         if (!terminal) return 1;
       }
+      take_interrupt();  // what stopped the answer is not pressed at the next prompt
     }
   }
 }
