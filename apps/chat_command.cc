@@ -3,12 +3,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <atomic>
-#include <csignal>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "apps/interrupt.h"
 #include "chat/answer.h"
 #include "chat/template.h"
 #include "data/utf8.h"
@@ -16,24 +15,6 @@
 namespace moray {
 
 namespace {
-
-// Ctrl-C stops the answer; at the prompt it only clears the line.
-std::atomic<bool> interrupted = false;
-
-class InterruptGuard {
- public:
-  InterruptGuard() {
-    struct sigaction action {};
-    action.sa_handler = [](int) { interrupted = true; };  // without SA_RESTART: a waiting read returns
-    ::sigaction(SIGINT, &action, &before_);
-  }
-  ~InterruptGuard() { ::sigaction(SIGINT, &before_, nullptr); }
-  InterruptGuard(const InterruptGuard&) = delete;
-  InterruptGuard& operator=(const InterruptGuard&) = delete;
-
- private:
-  struct sigaction before_ {};
-};
 
 // Writes an answer as it comes: the reasoning dimmed on a terminal, else between two lines that say so.
 class AnswerPrinter {
@@ -110,15 +91,20 @@ class Chat {
            serving_.engine().context_tokens());
     }
     const GenerateOptions generate_options{options_.sampling, std::min(options_.max_tokens, room),
-                                           serving_.end_tokens(), serving_.tokenizer().vocabulary_size()};
+                                           serving_.end_tokens(), serving_.tokenizer().vocabulary_size(),
+                                           prompt_progress_line()};
     AnswerParser parser(template_.family, prompt.within_thinking);
     AnswerPrinter printer(silent);
-    interrupted = false;
+    take_interrupt();  // one of before
     const Generation generation =
         generate(serving_.engine(), ids, generate_options, [&](const GeneratedToken& token) {
           printer.show(parser.push(serving_.tokenizer().token_bytes(token.id)));
-          return !interrupted;
+          return !interrupted();
         });
+    if (generation.tokens.empty() && generation.finish == FinishReason::stopped_by_caller) {
+      conversation_.messages.pop_back();  // within the prompt: as if it had not been asked
+      return generation;
+    }
     printer.show(parser.finish());
     printer.finish();
     answer = parser.answer();
@@ -142,12 +128,15 @@ void print_speed(const Generation& generation) {
   fmt::print(stderr, "[prompt {} tokens in {:.2f} s ({:.1f}/s), answer {} tokens ({:.2f}/s){}]\n",
              generation.computed_prompt_tokens, generation.prompt_seconds,
              rate(computed, generation.prompt_seconds), generation.tokens.size(), rate(tokens, generation.seconds),
-             generation.finish == FinishReason::length ? ", cut at --max-tokens" : "");
+             generation.finish == FinishReason::length              ? ", cut at --max-tokens"
+             : generation.finish == FinishReason::stopped_by_caller ? ", stopped"
+                                                                    : "");
 }
 
 int answer_one(Chat& chat, const ChatOptions& options) {
   Answer answer;
   const Generation generation = chat.answer(options.message, answer, options.json);
+  if (generation.finish == FinishReason::stopped_by_caller) return kInterruptedStatus;
   if (!options.json) {
     print_speed(generation);
     return 0;
@@ -170,7 +159,7 @@ int converse(Chat& chat) {
     if (terminal) fmt::print(stderr, "> ");
     std::string line;
     if (!std::getline(std::cin, line)) {
-      if (!interrupted.exchange(false)) return 0;
+      if (!take_interrupt()) return 0;
       std::cin.clear();
       std::clearerr(stdin);
       fmt::print(stderr, "\n");
@@ -190,6 +179,7 @@ int converse(Chat& chat) {
         fmt::print(stderr, "{}\n", error.what());
         if (!terminal) return 1;
       }
+      take_interrupt();  // what stopped the answer is not pressed at the next prompt
     }
   }
 }

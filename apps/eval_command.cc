@@ -51,9 +51,13 @@ Evaluation evaluate_served(Serving& serving, const Stream& stream, int64_t windo
     else
       stream.read(begin - 1, ids);
     engine.truncate(0);
-    engine.append_prompt(std::span(ids).first(static_cast<size_t>(length)), [&](int64_t first, const Tensor& states) {
+    const auto add = [&](int64_t first, const Tensor& states) {
       const auto targets = std::span(ids).subspan(static_cast<size_t>(first + 1), static_cast<size_t>(states.extent(0)));
       for (float logprob : engine.logprobs(states, targets)) evaluation.nats += -logprob;
+    };
+    engine.append_prompt(std::span(ids).first(static_cast<size_t>(length)), add, [&](int64_t done) {
+      if (done < length) progress.update(evaluation.tokens + done);
+      return true;
     });
     evaluation.tokens += length;
     progress.update(evaluation.tokens);

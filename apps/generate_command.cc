@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "apps/interrupt.h"
 #include "data/utf8.h"
 #include "serve/stop_strings.h"
 
@@ -58,7 +59,7 @@ void parse_logit_bias(const std::vector<std::string>& items, SamplingOptions& sa
 }
 
 int run_generate(const GenerateCommandOptions& options) {
-  GenerateOptions generate_options{options.sampling, options.max_tokens, {}, 0, options.logprobs};
+  GenerateOptions generate_options{options.sampling, options.max_tokens, {}, 0, prompt_progress_line(), options.logprobs};
   parse_logit_bias(options.logit_bias, generate_options.sampling);
   generate_options.sampling.validate();
   StopStrings stops(options.stop);
@@ -83,6 +84,7 @@ int run_generate(const GenerateCommandOptions& options) {
     text += bytes;
     print(replace_invalid_utf8(characters.push(bytes)));
   };
+  const InterruptGuard guard;
   const Generation generation =
       generate(serving.engine(), prompt, generate_options, [&](const GeneratedToken& token) {
         echo_once();
@@ -92,8 +94,12 @@ int run_generate(const GenerateCommandOptions& options) {
           for (const TokenLogprob& top : token.logprobs.top)
             logprobs.back()["top"].push_back(logprob_json(tokenizer, top));
         }
-        return !stops.stopped();
+        return !stops.stopped() && !interrupted();
       });
+  if (interrupted()) {
+    print(replace_invalid_utf8(characters.finish()) + "\n");
+    return kInterruptedStatus;
+  }
   echo_once();
   show(stops.finish());
   if (options.json) {

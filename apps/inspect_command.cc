@@ -5,6 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "apps/inspect_serving.h"
 #include "apps/model_argument.h"
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
@@ -56,13 +57,22 @@ Json stored_summary(const std::vector<const SafetensorsFile*>& files, bool tenso
   return summary;
 }
 
+// A model that cannot be served has its tensors shown all the same, and "refused" says why.
 Json inspect_model_folder(const fs::path& folder, bool tensors) {
   Json summary{{"kind", "model"}, {"folder", folder.string()}};
-  summary["model"] = model_summary(read_model_config(folder));
   const SafetensorsFolder weights(folder);
   std::vector<const SafetensorsFile*> files;
   for (const SafetensorsFile& file : weights.files()) files.push_back(&file);
-  summary["weights"] = stored_summary(files, tensors);
+  try {
+    const deepseek::ModelConfig config = read_model_config(folder);
+    summary["model"] = model_summary(config);
+    summary["weights"] = stored_summary(files, tensors);
+    summary["serving"] = serving_summary(weights, config);
+    if (summary["serving"].contains("refused")) summary["refused"] = summary["serving"]["refused"];
+  } catch (const Error& error) {
+    summary["weights"] = stored_summary(files, tensors);
+    summary["refused"] = error.what();
+  }
   return summary;
 }
 
@@ -170,6 +180,7 @@ Json inspect_path(const fs::path& path, bool tensors, bool memory) {
 // Nested objects as indented lines; large numbers also in short form.
 void print_plain(const Json& json, int indent) {
   for (const auto& [key, value] : json.items()) {
+    if (key == "serving" || key == "refused") continue;
     const std::string pad(static_cast<size_t>(indent), ' ');
     if (key == "list") {
       for (const Json& tensor : value)
@@ -195,6 +206,8 @@ int run_inspect(const InspectOptions& options) {
     fmt::print("{}\n", summary.dump());
   else
     print_plain(summary, 0);
+  if (!options.json && summary.contains("serving")) print_serving(summary["serving"]);
+  if (summary.contains("refused")) fail("{}", summary["refused"].get<std::string>());
   return 0;
 }
 

@@ -24,6 +24,7 @@
 #include "apps/report_command.h"
 #include "apps/tokenizer_command.h"
 #include "apps/train_command.h"
+#include "apps/verify_command.h"
 #include "base/error.h"
 
 namespace {
@@ -227,7 +228,7 @@ void add_serving_options(CLI::App* command, moray::ServingOptions& serving) {
   add_model_options(command, serving.model, serving.weights);
   command
       ->add_option("--cache", serving.cache,
-                   "bf16, f32, or auto: f32 where all weights are (the latent cache)")
+                   "the latent cache: bf16, fp8, f32, or auto: f32 where all weights are, else bf16")
       ->capture_default_str();
   command
       ->add_option("--context", serving.context_tokens,
@@ -340,6 +341,21 @@ void add_inspect(CLI::App& app, Action& action) {
                     "of a recipe: bytes a token that each kind of layer keeps for its backward pass");
   add_json(inspect, options->json);
   inspect->callback([=, &action] { action = [=] { return moray::run_inspect(*options); }; });
+}
+
+void add_verify(CLI::App& app, Action& action) {
+  auto* verify = add_command(
+      app, "verify", "hold a model folder against reference outputs of the same weights",
+      "  moray verify DeepSeek-V2-Lite/ --reference v2-lite.json\n"
+      "  moray verify Moonlight-16B-A3B/ --json     # with reference.json in the folder\n");
+  auto options = std::make_shared<moray::VerifyOptions>();
+  verify->add_option("model", options->serving.model, "model folder, checkpoint or run")->required();
+  verify->add_option("--reference", options->reference,
+                     "file of scripts/write_reference.py (default: reference.json in the folder)");
+  verify->add_option("--cache", options->serving.cache, "the latent cache: f32, bf16 or fp8")->capture_default_str();
+  add_threads(verify, options->serving.threads);
+  add_json(verify, options->json);
+  verify->callback([=, &action] { action = [=] { return moray::run_verify(*options); }; });
 }
 
 void add_pull(CLI::App& app, Action& action) {
@@ -681,6 +697,7 @@ int main(int argc, char** argv) {
   add_chat(app, action);
   add_eval(app, action);
   add_inspect(app, action);
+  add_verify(app, action);
   add_pull(app, action);
   add_report(app, action);
   add_bench(app, action);

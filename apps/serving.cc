@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "apps/interrupt.h"
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "report/progress.h"
+#include "serve/serving_need.h"
 #include "train/model_folder.h"
 
 namespace moray {
@@ -16,7 +18,8 @@ DType cache_dtype_of(const std::string& asked, bool all_f32) {
   if (asked == "auto") return all_f32 ? DType::f32 : DType::bf16;
   if (asked == "f32") return DType::f32;
   if (asked == "bf16") return DType::bf16;
-  fail("--cache is '{}', expected 'auto', 'bf16' or 'f32'", asked);
+  if (asked == "fp8") return DType::f8_e4m3;
+  fail("--cache is '{}', expected 'auto', 'bf16', 'fp8' or 'f32'", asked);
 }
 
 // eos_token_id of a JSON file: an integer or a list.
@@ -26,12 +29,23 @@ void append_end_tokens(const fs::path& path, std::vector<int32_t>& ids) {
   const nlohmann::json* found = json_find(config, "eos_token_id", path.string());
   if (found == nullptr) return;
   for (const nlohmann::json& id : found->is_array() ? *found : nlohmann::json::array({*found})) {
-    if (!id.is_number_integer()) fail("{}: eos_token_id is {}, expected an integer", path.string(), id.dump());
+    if (!id.is_number_integer() || id < 0 || id > INT32_MAX)
+      fail("{}: eos_token_id is {}, expected a token id", path.string(), id.dump());
     ids.push_back(id.get<int32_t>());
   }
 }
 
 }  // namespace
+
+std::function<bool(int64_t done, int64_t total)> prompt_progress_line() {
+  const auto line = std::make_shared<std::optional<Progress>>();
+  return [line](int64_t done, int64_t total) {
+    if (!*line) line->emplace("prompt", total, "tokens");
+    (*line)->update(done);
+    if (done == total || interrupted()) line->reset();  // ends the line before the answer begins
+    return !interrupted();
+  };
+}
 
 Serving::Serving(const ServingOptions& options, int64_t expected_tokens)
     : workplace_(options.threads), folder_(resolve_model_folder(options.model)) {
@@ -39,10 +53,10 @@ Serving::Serving(const ServingOptions& options, int64_t expected_tokens)
   if (fs::exists(checkpoint / "manifest.json")) verify_checkpoint(checkpoint);
   if (options.weights != "model" && options.weights != "ema")
     fail("--weights is '{}', expected 'model' or 'ema'", options.weights);
-  tokenizer_ = Tokenizer::read(folder_);
+  if (options.needs_tokenizer) tokenizer_ = Tokenizer::read(folder_);
   load(options, expected_tokens);
   const int64_t vocabulary = served_.model.config.vocab_size;
-  if (tokenizer_->vocabulary_size() > vocabulary)
+  if (tokenizer_ && tokenizer_->vocabulary_size() > vocabulary)
     fail("{}: its tokenizer has {} tokens, the model's vocabulary {}", folder_.string(),
          tokenizer_->vocabulary_size(), vocabulary);
   engine_.emplace(exec(), served_,
@@ -55,11 +69,14 @@ void Serving::load(const ServingOptions& options, int64_t expected_tokens) {
   const bool all_f32 = std::ranges::all_of(
       plan.tensors, [](const PlannedTensor& tensor) { return tensor.dtype == DType::f32; });
   cache_dtype_ = cache_dtype_of(options.cache, all_f32);
-  const int64_t tokens = options.context_tokens > 0 ? options.context_tokens : expected_tokens;
+  const int64_t positions = plan.config.max_position_embeddings;
+  if (options.context_tokens > positions)
+    fail("--context is {}, the model has {} positions", options.context_tokens, positions);
+  const int64_t tokens = options.context_tokens > 0 ? options.context_tokens : std::min(expected_tokens, positions);
   expect_memory(plan,
                 static_cast<size_t>(tokens) *
                     LatentCache::token_bytes(plan.config, plan.config.num_hidden_layers, cache_dtype_),
-                available_memory_bytes());
+                working_bytes(plan.config, options.chunk_tokens, tokens), available_memory_bytes());
   Progress progress("load", static_cast<int64_t>(plan.bytes()), "bytes");
   served_ = load_weights(exec(), weights, plan, [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
   if (options.weights == "ema") load_average(folder_.parent_path() / "state" / "ema.safetensors");

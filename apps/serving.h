@@ -13,11 +13,15 @@ namespace moray {
 struct ServingOptions {
   std::string model;
   std::string weights = "model";  // or "ema"
-  std::string cache = "auto";     // "bf16", "f32", or f32 where all weights are
+  std::string cache = "auto";     // "bf16", "fp8", "f32", or auto: f32 where all weights are, else bf16
   int64_t context_tokens = 0;     // 0: the model's positions, as far as memory goes
   int64_t chunk_tokens = 512;
   int threads = 0;
+  bool needs_tokenizer = true;
 };
+
+// GenerateOptions::prompt_progress: a progress line for prompts of more than two seconds; Ctrl-C stops.
+std::function<bool(int64_t done, int64_t total)> prompt_progress_line();
 
 class Serving {
  public:

@@ -14,11 +14,20 @@
 
 namespace moray {
 
+// The past of a layer as a cache holds it: f32, bf16, or (the form of 656 bytes at V3's shape) latents as E4M3
+// codes with an f32 scale for 128 columns of a row and rotary keys in bf16. An element of a code is
+// round32(decode(code) · scale).
+struct CachedLatents {
+  Tensor latents_PC;  // after kv_a_layernorm
+  Tensor k_rope_PR;   // rotated
+  Tensor scales_PG;   // of codes: f32 [P, ceil(C/128)]
+};
+
 struct MlaDecodeKernels {
   void (*absorb)(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShape&,
                  const Tensor& q_latent) = nullptr;
-  void (*attend)(Exec&, const Tensor& q, const Tensor& q_latent, const Tensor& latents_PC,
-                 const Tensor& k_rope_PR, const MlaShape&, const Tensor& o_latent) = nullptr;
+  void (*attend)(Exec&, const Tensor& q, const Tensor& q_latent, const CachedLatents&, const MlaShape&,
+                 const Tensor& o_latent) = nullptr;
 };
 
 // q_latent_T(HC)[t, h] = Σ_n q[t, h, n] · kv_b_proj[h(N + V) + n]; q as in ops/mla_attention.h. The rows of a
@@ -27,8 +36,8 @@ struct MlaDecodeKernels {
 void mla_absorb(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShape&,
                 const Tensor& q_latent);
 
-// One token (T = 1) over all P cached positions, its own among them. Latents and rotary keys are f32 or bf16.
-void mla_attend(Exec&, const Tensor& q, const Tensor& q_latent, const Tensor& latents_PC,
-                const Tensor& k_rope_PR, const MlaShape&, const Tensor& o_latent);
+// One token (T = 1) over all P cached positions, its own among them.
+void mla_attend(Exec&, const Tensor& q, const Tensor& q_latent, const CachedLatents& past, const MlaShape&,
+                const Tensor& o_latent);
 
 }  // namespace moray

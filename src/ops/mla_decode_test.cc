@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "base/random.h"
 #include "ops/tolerances.h"
 #include "tests/support/workbench.h"
 
@@ -14,13 +15,26 @@ namespace {
 struct DecodeCase {
   MlaShape shape;
   int64_t latent, positions;
-  bool bf16_cache = false;
+  DType cache = DType::f32;
   bool int8_weight = false;
 };
 
 void PrintTo(const DecodeCase& c, std::ostream* os) {
   *os << c.shape.heads << " heads of " << c.shape.qk_nope_head_dim << "+" << c.shape.qk_rope_head_dim << "/"
-      << c.shape.v_head_dim << ", latents of " << c.latent << ", " << c.positions << " positions";
+      << c.shape.v_head_dim << ", latents of " << c.latent << ", " << c.positions << " positions in "
+      << dtype_name(c.cache);
+}
+
+// Latents [P, C] as codes of the FP8 form, by this file's own arithmetic.
+void encode(const Tensor& latents, CachedLatents& past) {
+  const int64_t positions = latents.extent(0), latent = latents.extent(1);
+  Random random(5, 5);
+  for (int64_t i = 0; i < latents.elements(); ++i) {
+    float& scale = past.scales_PG.data<float>()[i / latent * past.scales_PG.extent(1) + i % latent / 128];
+    if (i % latent % 128 == 0) scale = 0.004f + 0.002f * static_cast<float>(random.uniform());
+    past.latents_PC.data<e4m3>()[i] = narrow<e4m3>(to_float(latents.data<bf16>()[i]) / scale);
+  }
+  ASSERT_EQ(past.latents_PC.extent(0), positions);
 }
 
 StoredWeight int8_weight(Workbench& bench, const Tensor& values) {
@@ -37,24 +51,31 @@ StoredWeight int8_weight(Workbench& bench, const Tensor& values) {
 }
 
 struct Decode {
-  Tensor q, q_latent, latents, k_rope, o_latent;
+  Tensor q, q_latent, o_latent;
+  CachedLatents past;
   StoredWeight kv_b;
 
   Decode(const DecodeCase& c, Workbench& bench) {
     const auto cached = [&](const char* name, Shape shape) {
-      return c.bf16_cache ? bench.normal_bf16(name, shape) : bench.normal(name, shape);
+      return c.cache == DType::f32 ? bench.normal(name, shape) : bench.normal_bf16(name, shape);
     };
     q = bench.normal("q", {1, c.shape.q_width()});
     q_latent = bench.empty({1, c.shape.heads * c.latent});
-    latents = cached("latents", {c.positions, c.latent});
-    k_rope = cached("k_rope", {c.positions, c.shape.qk_rope_head_dim});
+    past = {cached("latents", {c.positions, c.latent}), cached("k_rope", {c.positions, c.shape.qk_rope_head_dim}), {}};
+    if (c.cache == DType::f8_e4m3) {
+      const Tensor wide = past.latents_PC;
+      past.latents_PC = Tensor::empty(*bench.exec.allocator, wide.shape(), DType::f8_e4m3);
+      past.scales_PG =
+          Tensor::empty(*bench.exec.allocator, {c.positions, (c.latent + 127) / 128}, DType::f32);
+      encode(wide, past);
+    }
     o_latent = bench.empty(q_latent.shape());
     const Tensor weight = bench.normal_bf16("kv_b", {c.shape.kv_width(), c.latent}, 0.1);
     kv_b = c.int8_weight ? int8_weight(bench, weight) : StoredWeight{weight, {}, 0};
   }
   NamedOutputs run(const DecodeCase& c, Exec& exec) const {
     mla_absorb(exec, q, kv_b, c.shape, q_latent);
-    mla_attend(exec, q, q_latent, latents, k_rope, c.shape, o_latent);
+    mla_attend(exec, q, q_latent, past, c.shape, o_latent);
     return {{"q_latent", q_latent}, {"o_latent", o_latent}};
   }
 };
@@ -73,10 +94,12 @@ TEST_P(MlaDecode, DoesNotDependOnThreads) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaDecode,
                          testing::Values(DecodeCase{{4, 16, 8, 16, 0.2}, 32, 1},
-                                         DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, true},
+                                         DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, DType::bf16},
+                                         DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, DType::f8_e4m3},
+                                         DecodeCase{{3, 20, 10, 12, 0.15}, 200, 129, DType::f8_e4m3},
                                          DecodeCase{{3, 20, 10, 12, 0.15}, 72, 257},
-                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, true},
-                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, true, true}));
+                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16},
+                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16, true}));
 
 // The two forms are one function: absorbed attention, times the value half of kv_b_proj, is the last row of
 // expanded attention over keys and values rebuilt from the same latents.
@@ -85,9 +108,9 @@ TEST(MlaDecode, IsExpandedAttention) {
   const OpCase expanded = [&](Workbench& bench) {
     const Decode d(c, bench);
     const Tensor kv = bench.empty({c.positions, c.shape.kv_width()}), o = bench.empty({1, c.shape.o_width()});
-    weight_matmul(bench.exec, d.latents, d.kv_b, kv);
+    weight_matmul(bench.exec, d.past.latents_PC, d.kv_b, kv);
     const AttentionMask mask{1, c.positions, {}, c.positions - 1};
-    mla_attention_forward(bench.exec, d.q, kv, d.k_rope, c.shape, mask, o, bench.empty({c.shape.heads, 1}));
+    mla_attention_forward(bench.exec, d.q, kv, d.past.k_rope_PR, c.shape, mask, o, bench.empty({c.shape.heads, 1}));
     return NamedOutputs{{"o", o}};
   };
   const OpCase absorbed = [&](Workbench& bench) {

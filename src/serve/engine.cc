@@ -10,7 +10,8 @@ Engine::Engine(Exec& exec, const ServedModel& served, const EngineOptions& optio
       served_(served),
       chunk_tokens_(options.chunk_tokens),
       context_tokens_(served.model.config.max_position_embeddings),
-      cache_(exec, served.model.config, served.model.config.num_hidden_layers, options.cache_dtype) {
+      expanded_bytes_(options.expanded_bytes),
+      cache_(served.model.config, served.model.config.num_hidden_layers, options.cache_dtype) {
   if (chunk_tokens_ < 1) fail("chunks are of {} tokens, expected at least 1", chunk_tokens_);
   if (options.context_tokens > context_tokens_)
     fail("a context of {} tokens was asked for, the model has {} positions", options.context_tokens,
@@ -24,33 +25,41 @@ void Engine::expect_room(int64_t more) {
 }
 
 void Engine::reserve(int64_t positions) {
-  cache_.reserve(exec_, positions);
+  cache_.reserve(positions, context_tokens_);
   if (rope_.cos_PJ.defined() && rope_.cos_PJ.extent(0) >= positions) return;
   rope_ = deepseek::make_rope_table(exec_, config(), std::max(cache_.capacity(), positions));
 }
 
-// States before the final norm are [T, D]; the last block's are normed by the caller's need.
-Tensor Engine::append(std::span<const int32_t> ids, AttentionForm form) {
+// The states after the final norm, [T, D]; none when `of_layers`, told what share of the layers is done, says stop.
+Tensor Engine::append(std::span<const int32_t> ids, AttentionForm form, const std::function<bool(double)>& of_layers) {
   const auto count = static_cast<int64_t>(ids.size());
   reserve(length() + count);
-  const SequenceRows rows{length(), form, rope_, cache_};
+  const SequenceRows rows{length(), form, rope_, cache_, expanded_bytes_};
   Tensor x_TD = embed(exec_, served_.model.embed_tokens_VD, ids);
-  for (size_t layer = 0; layer < served_.model.layers.size(); ++layer)
+  const size_t layers = served_.model.layers.size();
+  for (size_t layer = 0; layer < layers; ++layer) {
     x_TD = block_forward(exec_, served_.model.layers[layer], served_.scales.layers[layer],
                          static_cast<int64_t>(layer), x_TD, rows, chosen);
+    if (of_layers && !of_layers(static_cast<double>(layer + 1) / static_cast<double>(layers))) return {};
+  }
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
   RmsNorm::Saved saved;
   return served_.model.norm.forward(exec_, x_TD, saved);
 }
 
-Tensor Engine::append_prompt(std::span<const int32_t> ids, const StatesReader& read) {
+Tensor Engine::append_prompt(std::span<const int32_t> ids, const StatesReader& read, const PromptProgress& progress) {
   if (ids.empty()) fail("the prompt is empty");
   expect_room(static_cast<int64_t>(ids.size()));
+  reserve(length() + static_cast<int64_t>(ids.size()));
   Tensor states_TD;
   for (size_t begin = 0; begin < ids.size(); begin += static_cast<size_t>(chunk_tokens_)) {
     const size_t count = std::min(static_cast<size_t>(chunk_tokens_), ids.size() - begin);
     const int64_t first = length();
-    states_TD = append(ids.subspan(begin, count), AttentionForm::expanded);
+    const auto of_layers = [&](double share) {
+      return !progress || progress(static_cast<int64_t>(static_cast<double>(begin) + share * static_cast<double>(count)));
+    };
+    states_TD = append(ids.subspan(begin, count), AttentionForm::expanded, of_layers);
+    if (!states_TD.defined()) return {};
     if (prompt_length_ == first) prompt_length_ = length();
     if (read) read(first, states_TD);
   }

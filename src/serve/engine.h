@@ -9,9 +9,10 @@
 namespace moray {
 
 struct EngineOptions {
-  DType cache_dtype = DType::bf16;  // f32: prompts agree with training to the bit
+  DType cache_dtype = DType::bf16;  // or f8_e4m3; f32: prompts agree with training to the bit
   int64_t chunk_tokens = 512;
   int64_t context_tokens = 0;  // the most tokens; 0: the model's max_position_embeddings
+  int64_t expanded_bytes = kExpandedBytes;
 };
 
 class Engine {
@@ -22,9 +23,15 @@ class Engine {
   // States after the final norm of some tokens, the first at position `first`.
   using StatesReader = std::function<void(int64_t first, const Tensor& states_TD)>;
 
+  // Told after every layer how many tokens of a prompt are computed, a chunk's by the share of its layers; false
+  // stops.
+  using PromptProgress = std::function<bool(int64_t tokens)>;
+
   // Appends tokens as prompt and returns the state after the final norm of the last, [1, D]. `read`, if given,
-  // gets those of all, chunk by chunk. Throws Error beyond the context.
-  Tensor append_prompt(std::span<const int32_t> ids, const StatesReader& read = {});
+  // gets those of all, chunk by chunk. Stopped by `progress` it returns an undefined tensor and keeps whole chunks.
+  // Throws Error beyond the context.
+  Tensor append_prompt(std::span<const int32_t> ids, const StatesReader& read = {},
+                       const PromptProgress& progress = {});
   // Appends a generated token and returns its state.
   Tensor append_generated(int32_t id);
   // Forgets all tokens from `length` on.
@@ -47,13 +54,13 @@ class Engine {
   ChosenExperts* chosen = nullptr;
 
  private:
-  Tensor append(std::span<const int32_t> ids, AttentionForm form);
+  Tensor append(std::span<const int32_t> ids, AttentionForm form, const std::function<bool(double)>& of_layers = {});
   void expect_room(int64_t more);
   void reserve(int64_t positions);
 
   Exec& exec_;
   const ServedModel& served_;
-  int64_t chunk_tokens_, context_tokens_;
+  int64_t chunk_tokens_, context_tokens_, expanded_bytes_;
   LatentCache cache_;
   RopeTable rope_;
   std::vector<int32_t> tokens_;

@@ -10,6 +10,8 @@
 #include "backend/register.h"
 #include "base/random.h"
 #include "ops/cross_entropy.h"
+#include "serve/random_model.h"
+#include "serve/serving_need.h"
 
 namespace moray {
 namespace {
@@ -110,6 +112,27 @@ TEST_P(EngineGolden, GreedyTokensWithEitherCache) {
   }
 }
 
+// How far narrower caches move the logits, beside the largest; prompt and generated tokens. Latents of 20 to 36
+// numbers are worse off than those of 512. Measured: see docs/results/cache-forms.txt.
+TEST_P(EngineGolden, NarrowCachesAreNear) {
+  const Golden golden(GetParam());
+  Machine machine;
+  const ServedModel served = golden.load(machine.exec);
+  constexpr std::pair<DType, double> kForms[] = {{DType::bf16, 0.02}, {DType::f8_e4m3, 0.1}};
+  for (const auto& [cache, most] : kForms) {
+    Engine engine(machine.exec, served, {.cache_dtype = cache});
+    Tensor state = engine.append_prompt(golden.ids("prompt"));
+    double error = 0;
+    for (int32_t id : golden.ids("greedy")) {
+      error = std::max(error, logit_error(golden.expected["logits"], engine.logits(state), engine.length() - 1));
+      state = engine.append_generated(id);
+    }
+    EXPECT_LT(error, most) << dtype_name(cache);
+    EXPECT_GT(error, 0);
+    RecordProperty("largest logit difference, " + std::string(dtype_name(cache)), std::to_string(error));
+  }
+}
+
 TEST_P(EngineMtp, Logits) {
   const Golden golden(GetParam());
   Machine machine;
@@ -121,8 +144,8 @@ TEST_P(EngineMtp, Logits) {
   engine.append_prompt(ids, [&](int64_t, const Tensor& all) { states = all; });
   ids.erase(ids.begin());
   const auto count = static_cast<int64_t>(ids.size());
-  LatentCache cache(exec, golden.config, 1, DType::f32);
-  cache.reserve(exec, count);
+  LatentCache cache(golden.config, 1, DType::f32);
+  cache.reserve(count, count);
   const RopeTable rope = deepseek::make_rope_table(exec, golden.config, count);
   const Tensor mtp_states = mtp_forward(exec, served.model.mtp[0], served.scales.mtp[0], 0, states.rows(0, count),
                                         embed(exec, served.model.embed_tokens_VD, ids),
@@ -229,7 +252,9 @@ std::vector<float> all_states(Engine& engine, std::span<const int32_t> prompt, s
 }
 
 TEST(Engine, ChunksThreadsAndUsedCachesDoNotMatter) {
-  for (const char* name : {"v3-fp8", "v2-bf16"}) {
+  constexpr std::pair<const char*, DType> kCases[] = {
+      {"v3-fp8", DType::bf16}, {"v2-bf16", DType::bf16}, {"v2-bf16", DType::f8_e4m3}};
+  for (const auto& [name, cache] : kCases) {
     const Golden golden(name);
     const std::vector<int32_t> ids = random_ids(160, golden.config.vocab_size);
     const std::span<const int32_t> prompt(ids.data(), 150), more(ids.data() + 150, 10);
@@ -238,7 +263,7 @@ TEST(Engine, ChunksThreadsAndUsedCachesDoNotMatter) {
       for (int64_t chunk : {1000, 128, 13}) {
         Machine machine(threads);
         const ServedModel served = golden.load(machine.exec);
-        Engine engine(machine.exec, served, {.chunk_tokens = chunk});
+        Engine engine(machine.exec, served, {.cache_dtype = cache, .chunk_tokens = chunk});
         const std::vector<float> states = all_states(engine, prompt, more);
         if (expected.empty()) expected = states;
         EXPECT_EQ(states, expected) << threads << " threads, chunks of " << chunk;
@@ -251,6 +276,48 @@ TEST(Engine, ChunksThreadsAndUsedCachesDoNotMatter) {
   }
 }
 
+// However few heads a chunk expands at a time.
+TEST(Engine, HeadsInGroupsHaveTheSameBits) {
+  for (const char* name : {"v3-fp8", "v2-bf16"}) {
+    const Golden golden(name);
+    const std::vector<int32_t> ids = random_ids(150, golden.config.vocab_size);
+    Machine machine;
+    const ServedModel served = golden.load(machine.exec);
+    const MlaShape shape = golden.config.mla();
+    const int64_t head_bytes = 256 * (shape.qk_nope_head_dim + shape.v_head_dim) * 4;
+    Engine whole(machine.exec, served, {.chunk_tokens = 40});
+    const std::vector<float> expected = all_states(whole, ids, {});
+    for (int64_t heads : {1, 3}) {
+      EXPECT_EQ(expanded_heads_at_once(shape, 256, heads * head_bytes + 1), heads);
+      Engine engine(machine.exec, served, {.chunk_tokens = 40, .expanded_bytes = heads * head_bytes + 1});
+      EXPECT_EQ(all_states(engine, ids, {}), expected) << name << ", " << heads << " heads at a time";
+    }
+  }
+}
+
+// What inspect promises: a prompt as long as the context, then tokens, in no more than working_bytes() beside
+// weights and cache.
+TEST(Engine, WorksInThePromisedMemory) {
+  deepseek::ModelConfig config = small_config();
+  config.hidden_size = 64;
+  for (int64_t context : {300, 2000})
+    for (int64_t chunk : {64, 512}) {
+      Machine machine;
+      const ServedModel served = random_model(machine.exec, config, DType::bf16);
+      const size_t before = machine.allocator.held_bytes();
+      Engine engine(machine.exec, served, {.chunk_tokens = chunk, .context_tokens = context});
+      Tensor state = engine.append_prompt(random_ids(context - 8, config.vocab_size));
+      for (int i = 0; i < 8; ++i) {
+        engine.logits(state);
+        state = engine.append_generated(i);
+      }
+      const size_t worked = machine.allocator.held_bytes() - before;
+      const size_t promised = working_bytes(config, chunk, context);
+      EXPECT_LE(worked, promised) << "context " << context << ", chunk " << chunk;
+      EXPECT_GT(worked, promised / 3) << "context " << context << ", chunk " << chunk;
+    }
+}
+
 TEST(Engine, GeneratedTokensAreNotReusedAsPrompt) {
   const Golden golden("v3-bf16");
   Machine machine;
@@ -259,6 +326,26 @@ TEST(Engine, GeneratedTokensAreNotReusedAsPrompt) {
   engine.append_prompt(golden.ids("prompt"));
   for (int32_t id : golden.ids("greedy")) engine.append_generated(id);
   EXPECT_EQ(engine.keep_prefix(golden.all_ids()), static_cast<int64_t>(golden.ids("prompt").size()));
+}
+
+TEST(Engine, APromptCanBeStoppedAndGoesOn) {
+  const Golden golden("v3-bf16");
+  Machine machine;
+  const ServedModel served = golden.load(machine.exec);
+  const std::vector<int32_t> ids = random_ids(50, golden.config.vocab_size);
+  Engine whole(machine.exec, served, {}), engine(machine.exec, served, {.chunk_tokens = 20});
+  const Tensor expected = whole.append_prompt(ids);
+  std::vector<int64_t> told;
+  const auto stop_late = [&](int64_t tokens) {
+    told.push_back(tokens);
+    return tokens < 30;
+  };
+  EXPECT_FALSE(engine.append_prompt(ids, {}, stop_late).defined());
+  EXPECT_EQ(told, (std::vector<int64_t>{10, 20, 30})) << "two layers a chunk";
+  EXPECT_EQ(engine.length(), 20) << "whole chunks stay";
+  EXPECT_EQ(engine.keep_prefix(ids), 20);
+  const Tensor state = engine.append_prompt(std::span(ids).subspan(20));
+  EXPECT_TRUE(std::ranges::equal(state.span<float>(), expected.span<float>()));
 }
 
 TEST(Engine, RefusesWhatDoesNotFit) {

@@ -1,6 +1,6 @@
 #include "serve/forward.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "ops/elementwise.h"
 #include "ops/mla_decode.h"
@@ -52,13 +52,46 @@ Tensor project(Exec& exec, const Mla& mla, const Mla& scales, int64_t layer, con
   return q;
 }
 
+// Columns [from_column, ..) of `from` to columns [to_column, ..) of `to`, `count` of them.
+void copy_columns(const Exec& exec, const Tensor& from, int64_t from_column, const Tensor& to, int64_t to_column,
+                  int64_t count) {
+  constexpr int64_t kRowsAtOnce = 64;
+  exec.pool->for_ranges(from.extent(0), kRowsAtOnce, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row)
+      std::copy_n(from.data<float>() + row * from.extent(1) + from_column, count,
+                  to.data<float>() + row * to.extent(1) + to_column);
+  });
+}
+
+// Heads [first, first + part.heads) of a chunk's attention: their queries from q, their results into o. Keys and
+// values lie in a buffer for all the cache's positions, so that chunks that follow take the same memory.
+void attend_heads(Exec& exec, const Tensor& q, const CachedLatents& past, const StoredWeight& kv_b, int64_t first,
+                  const MlaShape& part, const SequenceRows& rows, const Tensor& o) {
+  const int64_t tokens = q.extent(0), positions = rows.first + tokens;
+  const int64_t key = part.qk_nope_head_dim + part.qk_rope_head_dim, value = part.v_head_dim;
+  const int64_t kv_rows = part.qk_nope_head_dim + value;
+  const Tensor kv = exec.empty({rows.cache.capacity(), part.kv_width()}).rows(0, positions);
+  weight_matmul(exec, past.latents_PC, kv_b.rows(first * kv_rows, (first + part.heads) * kv_rows), kv);
+  const bool all = part.q_width() == q.extent(1);
+  const Tensor of_q = all ? q : exec.empty({tokens, part.q_width()});
+  const Tensor of_o = all ? o : exec.empty({tokens, part.o_width()});
+  const Tensor lse = exec.empty({part.heads, tokens});
+  if (!all) copy_columns(exec, q, first * key, of_q, 0, part.q_width());
+  mla_attention_forward(exec, of_q, kv, past.k_rope_PR, part, {1, positions, {}, rows.first}, of_o, lse);
+  if (!all) copy_columns(exec, of_o, 0, o, first * value, part.o_width());
+}
+
 Tensor attend_expanded(Exec& exec, const Mla& mla, const Mla& scales, int64_t layer, const Tensor& q,
                        const SequenceRows& rows) {
-  const int64_t tokens = q.extent(0), positions = rows.first + tokens;
-  const LayerCache past = rows.cache.widened(exec, layer, positions);
-  const Tensor kv = product(exec, past.latents_PC, mla.kv_b_proj, scales.kv_b_proj);
-  const Tensor o = exec.empty({tokens, mla.shape.o_width()}), lse = exec.empty({mla.shape.heads, tokens});
-  mla_attention_forward(exec, q, kv, past.k_rope_PR, mla.shape, {1, positions, {}, rows.first}, o, lse);
+  const int64_t heads = mla.shape.heads;
+  const int64_t at_once = expanded_heads_at_once(mla.shape, rows.cache.capacity(), rows.expanded_bytes);
+  const CachedLatents past = rows.cache.widened(exec, layer, rows.first + q.extent(0));
+  const Tensor o = exec.empty({q.extent(0), mla.shape.o_width()});
+  for (int64_t first = 0; first < heads; first += at_once) {
+    MlaShape part = mla.shape;
+    part.heads = std::min(at_once, heads - first);
+    attend_heads(exec, q, past, stored_weight(mla.kv_b_proj, scales.kv_b_proj), first, part, rows, o);
+  }
   return o;
 }
 
@@ -73,9 +106,9 @@ Tensor attend_absorbed(Exec& exec, const Mla& mla, const Mla& scales, int64_t la
   const Tensor o_latent = exec.empty(q_latent.shape());
   std::vector<WeightProduct> products;
   for (int64_t t = 0; t < tokens; ++t) {
-    const LayerCache past = rows.cache.rows(layer, rows.first + t + 1);
+    const CachedLatents past = rows.cache.rows(layer, rows.first + t + 1);
     const Tensor out = o_latent.rows(t, t + 1);
-    mla_attend(exec, q.rows(t, t + 1), q_latent.rows(t, t + 1), past.latents_PC, past.k_rope_PR, shape, out);
+    mla_attend(exec, q.rows(t, t + 1), q_latent.rows(t, t + 1), past, shape, out);
     const Tensor of_heads = out.reshape({shape.heads, latent}), o_heads = o.row(t).reshape({shape.heads, value});
     for (int64_t h = 0; h < shape.heads; ++h) {
       const int64_t first = h * (shape.qk_nope_head_dim + value) + shape.qk_nope_head_dim;
@@ -182,6 +215,11 @@ Tensor feed_forward(Exec& exec, const deepseek::Block& block, const deepseek::Bl
 }
 
 }  // namespace
+
+int64_t expanded_heads_at_once(const MlaShape& shape, int64_t positions, int64_t expanded_bytes) {
+  const int64_t head_bytes = positions * (shape.qk_nope_head_dim + shape.v_head_dim) * int64_t{sizeof(float)};
+  return std::clamp<int64_t>(expanded_bytes / head_bytes, 1, shape.heads);
+}
 
 Tensor block_forward(Exec& exec, const deepseek::Block& block, const deepseek::Block& scales, int64_t cache_layer,
                      const Tensor& x_TD, const SequenceRows& rows, ChosenExperts* chosen) {

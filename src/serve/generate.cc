@@ -16,7 +16,7 @@ Generation generate(Engine& engine, std::span<const int32_t> prompt, const Gener
   if (prompt.empty()) fail("the prompt is empty");
   options.sampling.validate();
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
-  if (prompt_tokens + options.max_tokens > engine.context_tokens())
+  if (options.max_tokens > engine.context_tokens() - prompt_tokens)
     fail("prompt of {} tokens + {} new ones exceed the context of {} positions", prompt_tokens,
          options.max_tokens, engine.context_tokens());
   const int64_t vocabulary = engine.config().vocab_size;
@@ -26,9 +26,18 @@ Generation generate(Engine& engine, std::span<const int32_t> prompt, const Gener
   Generation result;
   auto start = std::chrono::steady_clock::now();
   const int64_t kept = engine.keep_prefix(prompt);
-  Tensor state = engine.append_prompt(prompt.subspan(static_cast<size_t>(kept)));
-  result.computed_prompt_tokens = prompt_tokens - kept;
+  const int64_t to_compute = prompt_tokens - kept;
+  const auto progress = [&](int64_t done) {
+    return !options.prompt_progress || options.prompt_progress(done, to_compute);
+  };
+  progress(0);
+  Tensor state = engine.append_prompt(prompt.subspan(static_cast<size_t>(kept)), {}, progress);
+  result.computed_prompt_tokens = engine.length() - kept;
   result.prompt_seconds = seconds_since(start);
+  if (!state.defined()) {
+    result.finish = FinishReason::stopped_by_caller;
+    return result;
+  }
 
   start = std::chrono::steady_clock::now();
   while (static_cast<int64_t>(result.tokens.size()) < options.max_tokens) {

@@ -11,6 +11,8 @@ struct GenerateOptions {
   int64_t max_tokens = 128;
   std::vector<int32_t> end_tokens;  // generation stops before them
   int64_t sampled_vocabulary = 0;   // ids from here on are never drawn (logit rows beyond the tokenizer's size)
+  // Told how many of the prompt's tokens to compute are computed; false stops before the first token.
+  std::function<bool(int64_t done, int64_t total)> prompt_progress = {};
   int64_t top_logprobs = -1;        // that many likeliest tokens beside the one drawn; −1: no logprobs
 };
 

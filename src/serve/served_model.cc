@@ -1,11 +1,14 @@
 #include "serve/served_model.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <sstream>
 
 #include "checkpoint/convert.h"
+#include "serve/serving_need.h"
 #include "tensor/panels.h"
 
 namespace moray {
@@ -154,29 +157,46 @@ ServedModel serve_trained(const deepseek::Model& model) {
   return {model, deepseek::make_model(model.config, [](const Shape&) { return Tensor(); })};
 }
 
-size_t available_memory_bytes() {
+namespace {
+
+size_t memory_line(std::string_view key) {
   std::istringstream lines(read_file("/proc/meminfo"));
-  constexpr std::string_view kKey = "MemAvailable:";
   for (std::string line; std::getline(lines, line);)
-    if (line.starts_with(kKey)) return std::stoull(line.substr(kKey.size())) << 10;
-  fail("/proc/meminfo: there is no MemAvailable");
+    if (line.starts_with(key)) return std::stoull(line.substr(key.size())) << 10;
+  fail("/proc/meminfo: there is no {}", key);
 }
 
-void expect_memory(const WeightPlan& plan, size_t cache_bytes, size_t available_bytes) {
-  const size_t weights = plan.bytes();
-  if (weights + cache_bytes <= available_bytes) return;
-  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
-  size_t as_fp8 = 0;
-  for (const PlannedTensor& tensor : plan.tensors)
-    as_fp8 += tensor.dtype == DType::f32 && tensor.shape.rank() == 1 ? tensor.bytes()
-                                                                     : static_cast<size_t>(tensor.shape.elements());
-  std::string advice = "it does not fit in FP8 either";
-  if (weights <= available_bytes)
-    advice = "a shorter --context would fit";
-  else if (as_fp8 + cache_bytes <= available_bytes)
-    advice = fmt::format("the model's FP8 folder ({:.1f} GiB) would fit", gib(as_fp8));
-  fail("the weights need {:.1f} GiB and the cache {:.1f} GiB of memory, this machine has {:.1f} GiB free; {}",
-       gib(weights), gib(cache_bytes), gib(available_bytes), advice);
+// What would fit where the weights as stored do not: a shorter context, else the first narrower form.
+std::string advice(const WeightPlan& plan, size_t rest_bytes, size_t available_bytes, double gib) {
+  if (plan.bytes() + rest_bytes / 2 <= available_bytes) return "a shorter --context or the --cache fp8 would fit";
+  for (WeightForm form : {WeightForm::fp8, WeightForm::int8, WeightForm::int4}) {
+    const size_t bytes = weight_bytes(plan.config, form);
+    if (bytes < plan.bytes() && bytes + rest_bytes <= available_bytes)
+      return fmt::format("in {} ({:.1f} GiB) they would fit", weight_form_name(form), static_cast<double>(bytes) / gib);
+  }
+  return "they do not fit in 4-bit either";
+}
+
+}  // namespace
+
+size_t available_memory_bytes() {
+  return memory_line("MemAvailable:");
+}
+
+size_t machine_memory_bytes() {
+  return memory_line("MemTotal:");
+}
+
+void expect_memory(const WeightPlan& plan, size_t cache_bytes, size_t working_bytes, size_t available_bytes) {
+  const size_t weights = plan.bytes(), rest = cache_bytes + working_bytes;
+  if (weights + rest <= available_bytes) return;
+  constexpr double kGib = 1 << 30;
+  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / kGib; };
+  fail(
+      "the weights need {:.1f} GiB, the cache {:.1f} and work {:.1f} of memory, this machine has {:.1f} free; {} "
+      "(moray inspect shows every form)",
+      gib(weights), gib(cache_bytes), gib(working_bytes), gib(available_bytes),
+      advice(plan, rest, available_bytes, kGib));
 }
 
 }  // namespace moray

@@ -82,9 +82,29 @@ HWY_INLINE void widen_row(const T* from, int64_t count, float* to) {
   for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(from + i), to + i); });
 }
 
+// Columns [column, column + count) of a cached latent, widened.
+template <class T>
+HWY_INLINE void widen_latent(const CachedLatents& past, int64_t position, int64_t column, int64_t count, float* to) {
+  const int64_t latent = past.latents_PC.extent(1);
+  if constexpr (std::is_same_v<T, e4m3>) {
+    const std::byte* codes = past.latents_PC.raw() + position * latent;
+    const float* scales = past.scales_PG.data<float>() + position * past.scales_PG.extent(1);
+    for (int64_t end = column + count, tile; column < end; column += tile) {
+      tile = std::min(kTile - column % kTile, end - column);
+      const FloatVec scale = splat(scales[column / kTile]);
+      for_vectors(tile, [&](int64_t i, auto lanes) HWY_ATTR {
+        lanes.store(hn::Mul(decode<e4m3>(load_codes<e4m3>(codes + column, i, lanes)), scale), to + i);
+      });
+      to += tile;
+    }
+  } else {
+    widen_row(past.latents_PC.data<T>() + position * latent + column, count, to);
+  }
+}
+
 // What all tasks of one token share.
 struct Decode {
-  const Tensor &latents_PC, &k_rope_PR;
+  const CachedLatents& past;
   int64_t heads, heads_padded, positions, latent, rope;
   float scale;
   float* q_panels;         // heads as columns, C + R as steps
@@ -97,6 +117,10 @@ struct Decode {
   int64_t block_keys(int64_t block) const { return std::min(kBlock, positions - block * kBlock); }
 };
 
+// The type of rotary keys beside latents of type T.
+template <class T>
+using RopeOf = std::conditional_t<std::is_same_v<T, e4m3>, bf16, T>;
+
 template <class T>
 void score_block(const Decode& decode, int64_t block) {
   static thread_local GrowingBuffer buffer;
@@ -104,8 +128,8 @@ void score_block(const Decode& decode, int64_t block) {
   float* k_rows = buffer.floats(kBlock * width);
   for (int64_t k = 0; k < keys; ++k) {
     const int64_t position = block * kBlock + k;
-    widen_row(decode.latents_PC.data<T>() + position * decode.latent, decode.latent, k_rows + k * width);
-    widen_row(decode.k_rope_PR.data<T>() + position * decode.rope, decode.rope,
+    widen_latent<T>(decode.past, position, 0, decode.latent, k_rows + k * width);
+    widen_row(decode.past.k_rope_PR.data<RopeOf<T>>() + position * decode.rope, decode.rope,
               k_rows + k * width + decode.latent);
   }
   float* scores = decode.scores + block * kBlock * heads;
@@ -154,8 +178,7 @@ void output_columns(const Decode& decode, int64_t column, int64_t count, const f
   for (int64_t block = 0; block < decode.blocks(); ++block) {
     const int64_t keys = decode.block_keys(block);
     for (int64_t k = 0; k < keys; ++k)
-      widen_row(decode.latents_PC.data<T>() + (block * kBlock + k) * decode.latent + column, count,
-                rows + k * stride);
+      widen_latent<T>(decode.past, block * kBlock + k, column, count, rows + k * stride);
     pack_rows(rows, stride, keys, stride, kPanel * kBlock, panels);
     multiply<Order::columns, Join::add>(decode.heads, {decode.scores + block * kBlock * heads, heads},
                                         {panels, kPanel * kBlock}, keys, {run, stride, stride});
@@ -187,10 +210,10 @@ void attend_of(Exec& exec, const Decode& decode, float* o_latent) {
   });
 }
 
-void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const Tensor& latents_PC,
-            const Tensor& k_rope_PR, const MlaShape& shape, const Tensor& o_latent) {
-  const int64_t heads = shape.heads, heads_padded = padded(heads), positions = latents_PC.extent(0);
-  const int64_t latent = latents_PC.extent(1), rope = shape.qk_rope_head_dim, width = latent + rope;
+void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past, const MlaShape& shape,
+            const Tensor& o_latent) {
+  const int64_t heads = shape.heads, heads_padded = padded(heads), positions = past.latents_PC.extent(0);
+  const int64_t latent = past.latents_PC.extent(1), rope = shape.qk_rope_head_dim, width = latent + rope;
   const int64_t blocks = (positions + kBlock - 1) / kBlock;
   const Tensor rows = exec.empty({heads, width}), panels = exec.empty({heads_padded, width});
   const Tensor scores = exec.empty({blocks * kBlock, heads_padded}), of_blocks = exec.empty({2 * blocks, heads_padded});
@@ -201,8 +224,7 @@ void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const Tensor& l
                 row + latent);
   }
   pack_transposed(rows.data<float>(), width, heads, width, panels.data<float>());
-  const Decode decode{latents_PC,
-                      k_rope_PR,
+  const Decode decode{past,
                       heads,
                       heads_padded,
                       positions,
@@ -213,10 +235,11 @@ void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const Tensor& l
                       scores.data<float>(),
                       of_blocks.data<float>(),
                       of_blocks.data<float>() + blocks * heads_padded};
-  if (latents_PC.dtype() == DType::bf16)
-    attend_of<bf16>(exec, decode, o_latent.data<float>());
-  else
-    attend_of<float>(exec, decode, o_latent.data<float>());
+  switch (past.latents_PC.dtype()) {
+    case DType::bf16: return attend_of<bf16>(exec, decode, o_latent.data<float>());
+    case DType::f8_e4m3: return attend_of<e4m3>(exec, decode, o_latent.data<float>());
+    default: return attend_of<float>(exec, decode, o_latent.data<float>());
+  }
 }
 
 }  // namespace
@@ -225,9 +248,9 @@ void decode_absorb(Exec& exec, const Tensor& q, const StoredWeight& w, const Mla
                    const Tensor& q_latent) {
   absorb(exec, q, w, shape, q_latent);
 }
-void decode_attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const Tensor& latents_PC,
-                   const Tensor& k_rope_PR, const MlaShape& shape, const Tensor& o_latent) {
-  attend(exec, q, q_latent, latents_PC, k_rope_PR, shape, o_latent);
+void decode_attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past,
+                   const MlaShape& shape, const Tensor& o_latent) {
+  attend(exec, q, q_latent, past, shape, o_latent);
 }
 
 }  // namespace moray::cpu::HWY_NAMESPACE
@@ -243,9 +266,9 @@ void absorb_slot(Exec& exec, const Tensor& q, const StoredWeight& w, const MlaSh
                  const Tensor& q_latent) {
   HWY_DYNAMIC_DISPATCH(decode_absorb)(exec, q, w, shape, q_latent);
 }
-void attend_slot(Exec& exec, const Tensor& q, const Tensor& q_latent, const Tensor& latents_PC,
-                 const Tensor& k_rope_PR, const MlaShape& shape, const Tensor& o_latent) {
-  HWY_DYNAMIC_DISPATCH(decode_attend)(exec, q, q_latent, latents_PC, k_rope_PR, shape, o_latent);
+void attend_slot(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past, const MlaShape& shape,
+                 const Tensor& o_latent) {
+  HWY_DYNAMIC_DISPATCH(decode_attend)(exec, q, q_latent, past, shape, o_latent);
 }
 }  // namespace
 

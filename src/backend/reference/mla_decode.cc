@@ -26,12 +26,30 @@ void absorb(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShap
   });
 }
 
-void attend(Exec&, const Tensor& q, const Tensor& q_latent, const Tensor& latents_PC, const Tensor& k_rope_PR,
-            const MlaShape& shape, const Tensor& o_latent) {
+// Latents of any form as T.
+template <class T>
+std::vector<T> widened_latents(const CachedLatents& past) {
+  const int64_t latent = past.latents_PC.extent(1);
+  if (past.latents_PC.dtype() != DType::f8_e4m3) {
+    Elements<T> elements(past.latents_PC);
+    return {elements.data(), elements.data() + past.latents_PC.elements()};
+  }
+  std::vector<T> latents;
+  for (int64_t i = 0; i < past.latents_PC.elements(); ++i) {
+    const float scale =
+        past.scales_PG.data<float>()[i / latent * past.scales_PG.extent(1) + i % latent / kTile];
+    latents.push_back(static_cast<T>(to_float(past.latents_PC.data<e4m3>()[i]) * scale));
+  }
+  return latents;
+}
+
+void attend(Exec&, const Tensor& q, const Tensor& q_latent, const CachedLatents& past, const MlaShape& shape,
+            const Tensor& o_latent) {
   for_real_type(q, [&]<class T>(T) {
-    const int64_t positions = latents_PC.extent(0), latent = latents_PC.extent(1);
+    const int64_t positions = past.latents_PC.extent(0), latent = past.latents_PC.extent(1);
     const int64_t nope = shape.qk_nope_head_dim, rope = shape.qk_rope_head_dim, width = latent + rope;
-    Elements<T> latents(latents_PC), ropes(k_rope_PR);
+    const std::vector<T> latents = widened_latents<T>(past);
+    Elements<T> ropes(past.k_rope_PR);
     std::vector<T> keys(static_cast<size_t>(positions * width)), query(static_cast<size_t>(width));
     for (int64_t p = 0; p < positions; ++p) {
       std::copy_n(latents.data() + p * latent, latent, keys.data() + p * width);

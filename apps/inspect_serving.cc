@@ -1,0 +1,104 @@
+#include "apps/inspect_serving.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "report/progress.h"
+#include "serve/latent_cache.h"
+#include "serve/served_model.h"
+#include "serve/serving_need.h"
+
+namespace moray {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kChunk = 512;
+constexpr DType kCaches[] = {DType::bf16, DType::f8_e4m3};
+
+const char* cache_name(DType dtype) {
+  return dtype == DType::bf16 ? "bf16" : "fp8";
+}
+
+// 4K, 32K and the model's limit.
+std::vector<int64_t> contexts_of(const deepseek::ModelConfig& config) {
+  std::vector<int64_t> contexts;
+  for (int64_t tokens : {int64_t{4096}, int64_t{32768}})
+    if (tokens < config.max_position_embeddings) contexts.push_back(tokens);
+  contexts.push_back(config.max_position_embeddings);
+  return contexts;
+}
+
+void add_needs(const deepseek::ModelConfig& config, const std::string& weights, size_t weight_bytes, Json& needs) {
+  const size_t free = available_memory_bytes(), machine = machine_memory_bytes();
+  for (int64_t context : contexts_of(config))
+    for (DType cache : kCaches) {
+      const size_t cached =
+          static_cast<size_t>(context) * LatentCache::token_bytes(config, config.num_hidden_layers, cache);
+      const size_t working = working_bytes(config, kChunk, context), all = weight_bytes + cached + working;
+      needs.push_back({{"weights", weights},
+                       {"context_tokens", context},
+                       {"cache", cache_name(cache)},
+                       {"weight_bytes", weight_bytes},
+                       {"cache_bytes", cached},
+                       {"working_bytes", working},
+                       {"bytes", all},
+                       {"fits", all <= free},
+                       {"fits_when_idle", all <= machine}});
+    }
+}
+
+double gib(const Json& bytes) {
+  return bytes.get<double>() / static_cast<double>(1 << 30);
+}
+
+}  // namespace
+
+Json serving_summary(const SafetensorsFolder& folder, const deepseek::ModelConfig& config) {
+  Json summary{{"machine_memory_bytes", machine_memory_bytes()},
+               {"free_memory_bytes", available_memory_bytes()},
+               {"chunk_tokens", kChunk}};
+  for (DType cache : kCaches)
+    summary["cache_bytes_per_token"][cache_name(cache)] =
+        LatentCache::token_bytes(config, config.num_hidden_layers, cache);
+  Json needs = Json::array();
+  try {
+    add_needs(config, "as stored", plan_weights(folder, config, /*with_mtp=*/false).bytes(), needs);
+  } catch (const Error& error) {
+    summary["refused"] = error.what();
+  }
+  for (WeightForm form : kWeightForms)
+    add_needs(config, std::string(weight_form_name(form)), weight_bytes(config, form), needs);
+  summary["needs"] = needs;
+  return summary;
+}
+
+void print_serving(const Json& summary) {
+  fmt::print(
+      "\nmemory to serve, GiB: weights, the cache of so many tokens, and what chunks of {} work in\n"
+      "(* fits the {:.1f} GiB free now, + would fit this machine's {:.1f} were they free)\n",
+      summary["chunk_tokens"].get<int64_t>(), gib(summary["free_memory_bytes"]), gib(summary["machine_memory_bytes"]));
+  const Json& needs = summary["needs"];
+  std::string tokens = fmt::format("{:<10} {:>9}", "", ""), caches = fmt::format("{:<10} {:>9}", "weights", "alone");
+  const std::string first = needs.at(0)["weights"].get<std::string>();
+  for (const Json& need : needs)
+    if (need["weights"] == first) {
+      const bool leads = need["cache"] == cache_name(kCaches[0]);
+      tokens += fmt::format("  {:>8} ", leads ? short_count(need["context_tokens"].get<double>()) : "");
+      caches += fmt::format("  {:>8} ", need["cache"].get<std::string>());
+    }
+  fmt::print("{}\n{}", tokens, caches);
+  std::string row;
+  for (const Json& need : needs) {
+    if (const auto weights = need["weights"].get<std::string>(); weights != std::exchange(row, weights))
+      fmt::print("\n{:<10} {:>9.2f}", weights, gib(need["weight_bytes"]));
+    const bool fits = need["fits"].get<bool>(), idle = need["fits_when_idle"].get<bool>();
+    fmt::print("  {:>8.2f}{}", gib(need["bytes"]), fits ? "*" : idle ? "+" : " ");
+  }
+  fmt::print("\n");
+}
+
+}  // namespace moray

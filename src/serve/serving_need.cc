@@ -1,0 +1,95 @@
+#include "serve/serving_need.h"
+
+#include <algorithm>
+
+#include "models/deepseek/model.h"
+#include "serve/forward.h"
+#include "tensor/quantized.h"
+
+namespace moray {
+
+namespace {
+
+size_t tiles(int64_t extent) {
+  return static_cast<size_t>((extent + kTile - 1) / kTile);
+}
+
+// [outputs, inputs]
+size_t matrix_bytes(int64_t outputs, int64_t inputs, WeightForm form) {
+  const auto rows = static_cast<size_t>(outputs), columns = static_cast<size_t>(inputs);
+  constexpr size_t kScale = sizeof(float), kSubScales = 4;
+  switch (form) {
+    case WeightForm::fp8: return rows * columns + kScale * tiles(outputs) * tiles(inputs);
+    case WeightForm::int8: return rows * (columns + kScale * tiles(inputs));
+    case WeightForm::int4: return rows * ((columns + 1) / 2 + (kScale + kSubScales) * tiles(inputs));
+    default: return rows * columns * 2;
+  }
+}
+
+size_t parameter_bytes(const Parameter& parameter, WeightForm form) {
+  const Shape& shape = parameter.tensor->shape();
+  const auto elements = static_cast<size_t>(shape.elements());
+  if (parameter.kind == ParameterKind::table) return elements * 2;
+  if (shape.rank() == 1 || parameter.name.ends_with("mlp.gate.weight")) return elements * sizeof(float);
+  const auto matrices = static_cast<size_t>(shape.rank() == 3 ? shape[0] : 1);
+  return matrices * matrix_bytes(shape[-2], shape[-1], form);
+}
+
+}  // namespace
+
+std::string_view weight_form_name(WeightForm form) {
+  switch (form) {
+    case WeightForm::fp8: return "FP8";
+    case WeightForm::int8: return "8-bit";
+    case WeightForm::int4: return "4-bit";
+    default: return "BF16";
+  }
+}
+
+size_t weight_bytes(const deepseek::ModelConfig& config, WeightForm form) {
+  deepseek::ModelConfig main = config;
+  main.num_nextn_predict_layers = 0;
+  deepseek::Model shapes =
+      deepseek::make_model(main, [](const Shape& shape) { return Tensor::shape_only(shape, DType::f32); });
+  size_t sum = 0;
+  for (const Parameter& parameter : list_parameters(shapes)) sum += parameter_bytes(parameter, form);
+  return sum;
+}
+
+namespace {
+
+// Numbers that a chunk of T tokens holds in block_forward, by its parts: what one part frees, the others, of other
+// sizes, do not take.
+int64_t chunk_numbers(const deepseek::ModelConfig& config, int64_t T) {
+  const MlaShape mla = config.mla();
+  const int64_t D = config.hidden_size, F = config.moe_intermediate_size;
+  const int64_t attention = 6 * D + 2 * mla.q_width() + 2 * mla.o_width() + 2 * config.q_lora_rank +
+                            3 * (config.kv_lora_rank + config.qk_rope_head_dim) + mla.heads;
+  const int64_t dense = config.first_k_dense_replace > 0 ? 3 * config.intermediate_size + D : 0;
+  const bool any_moe = config.first_k_dense_replace < config.num_hidden_layers;
+  const int64_t moe = config.num_experts_per_tok * (2 * D + 3 * F + 5) + 3 * config.n_shared_experts * F + D +
+                      2 * config.n_routed_experts;
+  return T * (attention + dense + (any_moe ? moe : 0));
+}
+
+// Of P positions: rotary tables, latents widened, keys and values of some heads; a generated token's scores.
+int64_t context_numbers(const deepseek::ModelConfig& config, int64_t P) {
+  const MlaShape mla = config.mla();
+  const int64_t width = config.kv_lora_rank + config.qk_rope_head_dim, panels = (mla.heads + 31) / 32 * 32;
+  const int64_t of_heads =
+      expanded_heads_at_once(mla, P, kExpandedBytes) * (mla.qk_nope_head_dim + mla.v_head_dim);
+  return P * (config.qk_rope_head_dim + width + of_heads + panels) + 4 * panels * width;
+}
+
+}  // namespace
+
+// The last chunk of a prompt is shorter and takes memory of sizes of its own. An eighth more is what the allocator's
+// sizes leave unused.
+size_t working_bytes(const deepseek::ModelConfig& config, int64_t chunk_tokens, int64_t context_tokens) {
+  const int64_t chunk = std::min(chunk_tokens, context_tokens), chunks = chunk < context_tokens ? 2 : 1;
+  const int64_t numbers = chunks * chunk_numbers(config, chunk) + context_numbers(config, context_tokens) +
+                          2 * config.vocab_size;
+  return static_cast<size_t>(numbers + numbers / 8) * sizeof(float);
+}
+
+}  // namespace moray

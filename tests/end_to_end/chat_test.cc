@@ -1,0 +1,147 @@
+// moray chat as a person at a terminal meets it.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/checkpoint.h"
+#include "terminal.h"
+#include "workshop.h"
+
+namespace moray::test {
+namespace {
+
+constexpr const char* kCtrlC = "\x03";
+constexpr const char* kCtrlD = "\x04";
+constexpr const char* kEnter = "\r";
+
+// The trained model with room for long conversations; answers at temperature 0 ramble on.
+class ChatModel {
+ public:
+  explicit ChatModel(int64_t positions = 200000) {
+    copy_folder(*latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model", scratch_ / "model");
+    nlohmann::json config = nlohmann::json::parse(read_file(scratch_ / "model" / "config.json"));
+    config["max_position_embeddings"] = positions;
+    write_file_atomically(scratch_ / "model" / "config.json", config.dump());
+  }
+  std::vector<std::string> chat(std::vector<std::string> more = {}) const {
+    more.insert(more.begin(), {"chat", "--model", scratch_ / "model", "--temperature", "0", "--threads", "1"});
+    if (std::ranges::find(more, "--chat-template") == more.end())
+      more.insert(more.end(), {"--chat-template", "v3"});
+    return more;
+  }
+
+  std::string folder() const { return scratch_ / "model"; }
+
+ private:
+  ScratchFolder scratch_;
+};
+
+// "[prompt N tokens": how many were computed.
+int64_t computed(const std::string& screen) {
+  const std::string before = "[prompt ";
+  const size_t at = screen.rfind(before);
+  EXPECT_NE(at, std::string::npos) << screen;
+  return at == std::string::npos ? -1 : std::strtoll(screen.c_str() + at + before.size(), nullptr, 10);
+}
+
+TEST(Chat, StreamsAndCtrlCStopsTheAnswer) {
+  const ChatModel model;
+  Terminal terminal(model.chat({"--max-tokens", "100000"}));
+  terminal.read_until("> ");
+  terminal.type(std::string("moray ka") + kEnter);
+  terminal.read_until("moray ka");  // the terminal's echo
+  terminal.read_until("a");         // something of the answer is there long before its end
+  terminal.type(kCtrlC);
+  const std::string screen = terminal.read_until(", stopped]");
+  EXPECT_GT(computed(screen), 1);
+  terminal.read_until("> ");
+  // The conversation goes on.
+  terminal.type(std::string("ne") + kEnter);
+  terminal.read_until("ne\r\n");
+  terminal.read_until("a");
+  terminal.type(kCtrlC);
+  terminal.read_until(", stopped]");
+  terminal.read_until("> ");
+  terminal.type(kCtrlD);
+  EXPECT_EQ(terminal.wait(), 0);
+}
+
+TEST(Chat, TurnsReuseTheCache) {
+  const ChatModel model;
+  std::string system;
+  for (int i = 0; i < 100; ++i) system += "moray ne ka lu ";
+  Terminal terminal(model.chat({"--max-tokens", "3", "--system", system}));
+  terminal.read_until("> ");
+  terminal.type(std::string("moray") + kEnter);
+  const int64_t first = computed(terminal.read_until("cut at --max-tokens]"));
+  EXPECT_GT(first, 100);
+  terminal.type(std::string("moray") + kEnter);
+  const int64_t second = computed(terminal.read_until("cut at --max-tokens]"));
+  EXPECT_LT(second, 40) << "the last answer and the new message";
+  // The same question in a new conversation: nothing but its last token is computed.
+  terminal.type(std::string("/new") + kEnter + "moray" + kEnter);
+  EXPECT_EQ(computed(terminal.read_until("cut at --max-tokens]")), 1);
+  terminal.type(kCtrlD);
+  EXPECT_EQ(terminal.wait(), 0);
+}
+
+TEST(Chat, ReasoningIsShownApart) {
+  const ChatModel model;
+  Terminal terminal(model.chat({"--max-tokens", "5", "--chat-template", "v3.1", "--thinking", "on"}));
+  terminal.read_until("> ");
+  terminal.type(std::string("moray") + kEnter);
+  const std::string screen = terminal.read_until("cut at --max-tokens]");
+  const size_t begin = screen.find("\033[2m"), end = screen.find("\033[0m");
+  ASSERT_NE(begin, std::string::npos) << screen;
+  EXPECT_GT(end, begin + 4) << screen;
+  EXPECT_EQ(screen.find("<think>"), std::string::npos) << screen;
+  terminal.type(std::string("/think off") + kEnter + "moray" + kEnter);
+  EXPECT_EQ(terminal.read_until("cut at --max-tokens]").find("\033[2m"), std::string::npos);
+  terminal.type(kCtrlD);
+  EXPECT_EQ(terminal.wait(), 0);
+}
+
+TEST(Chat, AFullContextIsToldAndSurvived) {
+  const ChatModel model;
+  Terminal terminal(model.chat({"--max-tokens", "5", "--context", "40"}));
+  terminal.read_until("> ");
+  terminal.type(std::string(60, 'k') + kEnter);
+  terminal.read_until("fills the context of 40; /new begins another");
+  terminal.read_until("> ");
+  terminal.type(std::string("/new") + kEnter + "ka" + kEnter);
+  terminal.read_until("cut at --max-tokens]");
+  terminal.read_until("> ");
+  terminal.type(kCtrlD);
+  EXPECT_EQ(terminal.wait(), 0);
+}
+
+TEST(Chat, LongPromptsShowProgressAndCtrlCStopsThem) {
+  const ChatModel model;
+  std::string system;
+  while (system.size() < 100000) system += "moray ne ka lu ";
+  Terminal terminal(model.chat({"--chunk", "4", "--system", system}));
+  terminal.read_until("> ");
+  terminal.type(std::string("moray") + kEnter);
+  const std::string screen = terminal.read_until(" tokens/s");
+  EXPECT_NE(screen.find("prompt "), std::string::npos) << screen;
+  const double start = seconds_now();
+  terminal.type(kCtrlC);
+  terminal.read_until(", stopped]");
+  EXPECT_LT(seconds_now() - start, 5);
+  terminal.read_until("> ");
+  terminal.type(kCtrlD);
+  EXPECT_EQ(terminal.wait(), 0);
+}
+
+TEST(Generate, CtrlCEndsIt) {
+  const ChatModel model;
+  Terminal terminal({"generate", "--model", model.folder(), "--prompt", "moray", "--max-tokens", "100000", "--ignore-end",
+                     "--threads", "1"});
+  terminal.read_until("moray");
+  terminal.read_until("a");
+  terminal.type(kCtrlC);
+  EXPECT_EQ(terminal.wait(), 130);
+}
+
+}  // namespace
+}  // namespace moray::test
