@@ -174,11 +174,12 @@ class Run {
     if (options_.resume) newest = open_newest_checkpoint(checkpoints());
     if (newest) {
       expect_same_tokenizer(newest->path() / "model");
-      expect_same_precision();
+      const std::vector<std::string> changed = changed_since();
       restore_training(trainer_, *newest);
       saved_step_ = trainer_.counters().step;
       summary_.checkpoint = newest->path();
       log::info("resuming from {}", newest->path().string());
+      if (!changed.empty()) log::info("changed since: {}", fmt::join(changed, ", "));
     } else if (!options_.init.empty()) {
       expect_same_tokenizer(options_.init);
       read_weights(SafetensorsFolder(options_.init), trainer_.model());
@@ -188,16 +189,17 @@ class Run {
     write_file_atomically(options_.folder / "recipe.toml", recipe_toml_);
   }
 
-  // A run whose steps were computed in two precisions would pass for either.
-  void expect_same_precision() const {
+  // The keys that the recipe on disk has otherwise. Throws Error for the precision's: a run whose steps were
+  // computed in two would pass for either.
+  std::vector<std::string> changed_since() const {
     const fs::path path = options_.folder / "recipe.toml";
-    if (!fs::exists(path)) return;
+    if (!fs::exists(path)) return {};
     const std::vector<std::string> changed = changed_keys(read_file(path), recipe_toml_);
     for (const std::string& key : changed)
       if (key.starts_with("train.precision") || key.starts_with("train.fp8.") || key == "train.adamw.moments")
         fail("{}: the run began with another {}; start a new run, from its weights with --init",
              path.string(), key);
-    if (!changed.empty()) log::info("changed since: {}", fmt::join(changed, ", "));
+    return changed;
   }
 
   // Weights mean something with the tokenizer they were trained with alone. A folder may come without one.
