@@ -18,7 +18,6 @@ namespace moray {
 namespace {
 
 using numerics::ProductStudy;
-using numerics::TensorCore;
 using Json = nlohmann::ordered_json;
 
 void check(const ProductStudy& study) {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "numerics/tensor_core.h"
+#include "ops/tensor_core.h"
 #include "runtime/thread_pool.h"
 
 namespace moray::numerics {

@@ -6,6 +6,8 @@ namespace moray {
 
 namespace {
 const MatmulFp8Kernels& slot(const Exec& exec) {
+  MORAY_CHECK(exec.tensor_core == nullptr || exec.device == Device::reference,
+              "a tensor core is modelled on the reference device alone");
   return kernels<MatmulFp8Kernels>(exec.device);
 }
 

@@ -6,6 +6,9 @@
 // Every output is accumulated over k in blocks of at most 128, as ops/matmul.h says; in each,
 //   part = 0; part = fma(a, b, part) over the decoded codes; run = fma(round32(scale_a · scale_b), part,
 //   run).
+// On the reference device with Exec::tensor_core set, `part` is what that core's sum holds after each
+// `promotion` products of a block (0: after the block), and joins as above: the oracle of a GPU kernel.
+//
 // A block is a tile of both operands, so that one scale of each serves it. Outputs are f32 (bf16: rounded to
 // nearest even once, at the end). Operands may be of any code format.
 #pragma once

@@ -9,6 +9,7 @@
 
 #include "base/test_help.h"
 #include "ops/matmul.h"
+#include "ops/tensor_core.h"
 #include "tests/support/workbench.h"
 
 namespace moray {
@@ -180,6 +181,68 @@ TEST_F(MatmulFp8, AMissingKernelIsNamed) {
             }),
             "[matmul_fp8_forward] no kernel for device cpu");
   kernels<MatmulFp8Kernels>(Device::cpu) = before;
+}
+
+// Powers of two commute with every cut: the products are then TensorCoreSum's of the dequantized operands,
+// promoted with each block.
+TEST_F(MatmulFp8, AsATensorCoreSums) {
+  const SampleRows rows = {2, 150, 0, 1};
+  const int64_t T = rows.rows(), I = 141, O = 37;
+  const Case c;
+  const Tensor blocks = row_blocks(*bench_.exec.allocator, rows);
+  const QuantizedTensor x = quantized("x", {T, I}, Tiling::row_tiles, c),
+                        dy = quantized("dy", {T, O}, Tiling::row_tiles, c),
+                        w = quantized("w", {O, I}, Tiling::blocks, c),
+                        x_tokens = quantized("x", {T, I}, Tiling::token_tiles, c, blocks),
+                        dy_tokens = quantized("dy", {T, O}, Tiling::token_tiles, c, blocks);
+  // Σ over the blocks of elements a(k) and b(k), k of `lengths`.
+  const auto sum = [](const TensorCore& core, const std::vector<int64_t>& lengths, const auto& a,
+                      const auto& b) {
+    float run = 0;
+    int64_t k = 0;
+    for (int64_t length : lengths) {
+      std::vector<float> a_k, b_k;
+      for (const int64_t end = k + length; k < end; ++k) a_k.push_back(a(k)), b_k.push_back(b(k));
+      TensorCoreSum block(core);
+      block.add(a_k.data(), b_k.data(), length);
+      run += block.value();
+    }
+    return run;
+  };
+  const auto at = [&](const QuantizedTensor& q) {
+    return [values = values(q), columns = q.columns()](int64_t row, int64_t column) {
+      return values.data<float>()[row * columns + column];
+    };
+  };
+  const auto x_at = at(x), dy_at = at(dy), w_at = at(w), x_token_at = at(x_tokens),
+             dy_token_at = at(dy_tokens);
+  for (const TensorCore& core : {TensorCore{14, false, 128}, TensorCore{10, true, 0}}) {
+    bench_.exec.tensor_core = &core;
+    const Tensor y = bench_.empty({T, O}), dx = bench_.empty({T, I}), dw = bench_.zeros({1, O, I});
+    matmul_fp8_forward(bench_.exec, x, w, y);
+    matmul_fp8_backward_input(bench_.exec, dy, w, dx);
+    matmul_fp8_backward_weight(bench_.exec, dy_tokens, x_tokens, rows, dw);
+    bench_.exec.tensor_core = nullptr;
+    for (int64_t t = 0; t < T; t += 29)
+      for (int64_t o = 0; o < O; ++o)
+        ASSERT_EQ(y.data<float>()[t * O + o], sum(
+                                                  core, {128, 13}, [&](int64_t k) { return x_at(t, k); },
+                                                  [&](int64_t k) { return w_at(o, k); }));
+    for (int64_t t = 0; t < T; t += 29)
+      for (int64_t i = 0; i < I; ++i)
+        ASSERT_EQ(dx.data<float>()[t * I + i], sum(
+                                                   core, {O}, [&](int64_t k) { return dy_at(t, k); },
+                                                   [&](int64_t k) { return w_at(k, i); }));
+    for (int64_t o = 0; o < O; o += 5)
+      for (int64_t i = 0; i < I; i += 3)
+        ASSERT_EQ(dw.data<float>()[o * I + i],
+                  sum(
+                      core, {128, 22, 128, 22}, [&](int64_t k) { return dy_token_at(k, o); },
+                      [&](int64_t k) { return x_token_at(k, i); }));
+    const Tensor exact = bench_.empty({T, O});
+    matmul_fp8_forward(bench_.exec, x, w, exact);
+    EXPECT_FALSE(std::ranges::equal(exact.span<float>(), y.span<float>()));
+  }
 }
 
 }  // namespace

@@ -175,15 +175,20 @@ TEST_F(Quantize, CountsWhatIsNotFiniteAndKeepsIt) {
 
 TEST_F(Quantize, RetilingEqualsQuantizingWhatWasDequantized) {
   const Tensor blocks = row_blocks(*bench_.exec.allocator, expert_rows(bench_));
+  // Attention's output goes from E5M6 to E4M3, the rest from E4M3 to itself.
+  constexpr std::pair<CodeFormat, CodeFormat> kWays[] = {{CodeFormat::f8_e4m3, CodeFormat::f8_e4m3},
+                                                         {CodeFormat::f8_e5m2, CodeFormat::f8_e5m2},
+                                                         {CodeFormat::f12_e5m6, CodeFormat::f12_e5m6},
+                                                         {CodeFormat::f12_e5m6, CodeFormat::f8_e4m3}};
   for (Data data : kAllData)
-    for (CodeFormat format : kFormats)
+    for (const auto& [from, to] : kWays)
       for (ScaleFormat scale_format : kScaleFormats) {
         const Tensor x = make(bench_, {301, 131}, data), values = bench_.empty({301, 131});
-        const QuantizedTensor rows = empty(bench_, x.shape(), format, Tiling::row_tiles, scale_format);
+        const QuantizedTensor rows = empty(bench_, x.shape(), from, Tiling::row_tiles, scale_format);
         const QuantizedTensor direct =
-            empty(bench_, x.shape(), format, Tiling::token_tiles, scale_format, blocks);
+            empty(bench_, x.shape(), to, Tiling::token_tiles, scale_format, blocks);
         const QuantizedTensor detour =
-            empty(bench_, x.shape(), format, Tiling::token_tiles, scale_format, blocks);
+            empty(bench_, x.shape(), to, Tiling::token_tiles, scale_format, blocks);
         EXPECT_EQ(quantize(bench_.exec, x, rows).any(), data == Data::not_finite);
         retile(bench_.exec, rows, direct);
         dequantize(bench_.exec, rows, values);
@@ -270,10 +275,12 @@ Result run(Workbench& bench, Shape shape, Data data, DType dtype, CodeFormat for
     keep(back);
     if (tiling != Tiling::token_tiles) continue;
     const QuantizedTensor rows = empty(bench, shape, format, Tiling::row_tiles, scale_format);
-    const QuantizedTensor again = empty(bench, shape, format, Tiling::token_tiles, scale_format, blocks);
     result.found += quantize(bench.exec, x, rows);
-    retile(bench.exec, rows, again);
-    keep(again.codes), keep(again.scales);
+    for (CodeFormat to : {format, CodeFormat::f8_e4m3}) {
+      const QuantizedTensor again = empty(bench, shape, to, Tiling::token_tiles, scale_format, blocks);
+      retile(bench.exec, rows, again);
+      keep(again.codes), keep(again.scales);
+    }
   }
   return result;
 }

@@ -9,6 +9,7 @@
 namespace moray {
 
 struct QuantizationCounts;  // ops/quantization_counts.h
+struct TensorCore;          // ops/tensor_core.h
 
 // reference: scalar loops over f32 or f64 (bf16 as f32, rounded where it is stored), the readable
 // specification. cpu: the SIMD kernels, f32 and bf16.
@@ -25,6 +26,8 @@ struct Exec {
   Tracer* tracer = nullptr;                    // when set, every op is recorded
   FiniteFinder* finder = nullptr;              // when set, every op's results are examined
   QuantizationCounts* quantization = nullptr;  // when set, what training quantizes is counted
+
+  const TensorCore* tensor_core = nullptr;  // reference device: FP8 products are summed as this one does
 
   Tensor empty(Shape shape) const { return Tensor::empty(*allocator, shape, dtype); }
   Tensor zeros(Shape shape) const { return Tensor::zeros(*allocator, shape, dtype); }

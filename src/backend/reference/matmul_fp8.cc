@@ -1,10 +1,12 @@
 // T tokens (rows), I inputs, O outputs, R expert rows, E experts, G gradient groups.
 #include "ops/matmul_fp8.h"
 
+#include <array>
 #include <cmath>
 
 #include "backend/reference/dispatch.h"
 #include "backend/reference/kernels.h"
+#include "ops/tensor_core.h"
 
 namespace moray::reference {
 namespace {
@@ -46,33 +48,60 @@ template <class T>
   return std::fma(scale, part, run);
 }
 
+// The same as a tensor core forms it.
+template <class T>
+[[gnu::target("fma")]] T add_block_on(const TensorCore& core, T run, T scale, const T* a, int64_t a_step,
+                                      const T* b, int64_t b_step, int64_t count) {
+  const int64_t promotion = core.promotion == 0 ? kTile : std::min(core.promotion, kTile);
+  std::array<float, kTile> a_k, b_k;
+  for (int64_t first = 0; first < count; first += promotion) {
+    const int64_t products = std::min(promotion, count - first);
+    for (int64_t k = 0; k < products; ++k) {
+      a_k[static_cast<size_t>(k)] = static_cast<float>(a[(first + k) * a_step]);
+      b_k[static_cast<size_t>(k)] = static_cast<float>(b[(first + k) * b_step]);
+    }
+    TensorCoreSum part({core.bits, core.round, 0});
+    part.add(a_k.data(), b_k.data(), products);
+    run = std::fma(scale, static_cast<T>(part.value()), run);
+  }
+  return run;
+}
+
+template <class T>
+T add_block(const Exec& exec, T run, T scale, const T* a, int64_t a_step, const T* b, int64_t b_step,
+            int64_t count) {
+  return exec.tensor_core == nullptr
+             ? add_block(run, scale, a, a_step, b, b_step, count)
+             : add_block_on(*exec.tensor_core, run, scale, a, a_step, b, b_step, count);
+}
+
 // y[t][o] = Σ_i x[t][i] · w[o][i] for the rows [begin, end), with matrix `expert` of the stack w.
 template <class T>
-void forward_rows(int64_t begin, int64_t end, const Operand<T>& x, const Operand<T>& w, int64_t expert,
-                  int64_t outputs, T* y) {
+void forward_rows(const Exec& exec, int64_t begin, int64_t end, const Operand<T>& x, const Operand<T>& w,
+                  int64_t expert, int64_t outputs, T* y) {
   const int64_t inputs = x.columns(), first = expert * outputs;
   const int64_t first_scale = expert * ((outputs + kTile - 1) / kTile);
   for (int64_t t = begin; t < end; ++t)
     for (int64_t o = 0; o < outputs; ++o) {
       T run = 0;
       for (int64_t i = 0; i < inputs; i += kTile)
-        run = add_block(run, x.scale(t, i / kTile) * w.scale(first_scale + o / kTile, i / kTile), x.at(t, i),
-                        1, w.at(first + o, i), 1, std::min(kTile, inputs - i));
+        run = add_block(exec, run, x.scale(t, i / kTile) * w.scale(first_scale + o / kTile, i / kTile),
+                        x.at(t, i), 1, w.at(first + o, i), 1, std::min(kTile, inputs - i));
       y[t * outputs + o] = run;
     }
 }
 
 // dx[t][i] (+)= Σ_o dy[t][o] · w[o][i] for the rows [begin, end), likewise.
 template <class T>
-void backward_input_rows(int64_t begin, int64_t end, const Operand<T>& dy, const Operand<T>& w,
-                         int64_t expert, T* dx, bool accumulate) {
+void backward_input_rows(const Exec& exec, int64_t begin, int64_t end, const Operand<T>& dy,
+                         const Operand<T>& w, int64_t expert, T* dx, bool accumulate) {
   const int64_t inputs = w.columns(), outputs = dy.columns(), first = expert * outputs;
   const int64_t first_scale = expert * ((outputs + kTile - 1) / kTile);
   for (int64_t t = begin; t < end; ++t)
     for (int64_t i = 0; i < inputs; ++i) {
       T run = accumulate ? dx[t * inputs + i] : T{0};
       for (int64_t o = 0; o < outputs; o += kTile)
-        run = add_block(run, dy.scale(t, o / kTile) * w.scale(first_scale + o / kTile, i / kTile),
+        run = add_block(exec, run, dy.scale(t, o / kTile) * w.scale(first_scale + o / kTile, i / kTile),
                         dy.at(t, o), 1, w.at(first + o, i), inputs, std::min(kTile, outputs - o));
       dx[t * inputs + i] = run;
     }
@@ -80,72 +109,73 @@ void backward_input_rows(int64_t begin, int64_t end, const Operand<T>& dy, const
 
 // dw[o][i] += Σ_t dy[t][o] · x[t][i] over the rows [begin, end): row block n.
 template <class T>
-void add_row_block(int64_t n, int64_t begin, int64_t end, const Operand<T>& dy, const Operand<T>& x, T* dw) {
+void add_row_block(const Exec& exec, int64_t n, int64_t begin, int64_t end, const Operand<T>& dy,
+                   const Operand<T>& x, T* dw) {
   const int64_t inputs = x.columns(), outputs = dy.columns();
   for (int64_t o = 0; o < outputs; ++o)
     for (int64_t i = 0; i < inputs; ++i) {
       T& run = dw[o * inputs + i];
-      run = add_block(run, dy.scale(n, o) * x.scale(n, i), dy.at(begin, o), outputs, x.at(begin, i), inputs,
-                      end - begin);
+      run = add_block(exec, run, dy.scale(n, o) * x.scale(n, i), dy.at(begin, o), outputs, x.at(begin, i),
+                      inputs, end - begin);
     }
 }
 
-void forward(Exec&, const QuantizedTensor& x_TI, const QuantizedTensor& w_OI, const Tensor& y_TO) {
+void forward(Exec& exec, const QuantizedTensor& x_TI, const QuantizedTensor& w_OI, const Tensor& y_TO) {
   for_sum_type(y_TO, [&]<class T>(T) {
     const Operand<T> x(x_TI), w(w_OI);
     Elements<T> y(y_TO);
-    forward_rows(0, x_TI.shape[0], x, w, 0, w_OI.shape[0], y.data());
+    forward_rows(exec, 0, x_TI.shape[0], x, w, 0, w_OI.shape[0], y.data());
     y.store();
   });
 }
 
-void backward_input(Exec&, const QuantizedTensor& dy_TO, const QuantizedTensor& w_OI, const Tensor& dx_TI,
-                    bool accumulate) {
+void backward_input(Exec& exec, const QuantizedTensor& dy_TO, const QuantizedTensor& w_OI,
+                    const Tensor& dx_TI, bool accumulate) {
   for_sum_type(dx_TI, [&]<class T>(T) {
     const Operand<T> dy(dy_TO), w(w_OI);
     Elements<T> dx(dx_TI);
-    backward_input_rows(0, dy_TO.shape[0], dy, w, 0, dx.data(), accumulate);
+    backward_input_rows(exec, 0, dy_TO.shape[0], dy, w, 0, dx.data(), accumulate);
     dx.store();
   });
 }
 
-void backward_weight(Exec&, const QuantizedTensor& dy_TO, const QuantizedTensor& x_TI, const SampleRows& rows,
-                     const Tensor& dw_GOI) {
+void backward_weight(Exec& exec, const QuantizedTensor& dy_TO, const QuantizedTensor& x_TI,
+                     const SampleRows& rows, const Tensor& dw_GOI) {
   for_sum_type(dw_GOI, [&]<class T>(T) {
     const Operand<T> dy(dy_TO), x(x_TI);
     Elements<T> dw(dw_GOI);
     int64_t n = 0;
     for_row_blocks(rows, [&](int64_t begin, int64_t end) {
       const int64_t group = rows.group(begin / rows.rows_per_sample);
-      add_row_block(n++, begin, end, dy, x, dw.data() + group * dy.columns() * x.columns());
+      add_row_block(exec, n++, begin, end, dy, x, dw.data() + group * dy.columns() * x.columns());
     });
     dw.store();
   });
 }
 
-void grouped_forward(Exec&, const QuantizedTensor& x_RI, const QuantizedTensor& w_EOI, const ExpertRows& rows,
-                     const Tensor& y_RO) {
+void grouped_forward(Exec& exec, const QuantizedTensor& x_RI, const QuantizedTensor& w_EOI,
+                     const ExpertRows& rows, const Tensor& y_RO) {
   for_sum_type(y_RO, [&]<class T>(T) {
     const Operand<T> x(x_RI), w(w_EOI);
     Elements<T> y(y_RO);
     for (int64_t e = 0; e < rows.experts; ++e)
-      forward_rows(rows.begin(e), rows.end(e), x, w, e, w_EOI.shape[1], y.data());
+      forward_rows(exec, rows.begin(e), rows.end(e), x, w, e, w_EOI.shape[1], y.data());
     y.store();
   });
 }
 
-void grouped_backward_input(Exec&, const QuantizedTensor& dy_RO, const QuantizedTensor& w_EOI,
+void grouped_backward_input(Exec& exec, const QuantizedTensor& dy_RO, const QuantizedTensor& w_EOI,
                             const ExpertRows& rows, const Tensor& dx_RI, bool accumulate) {
   for_sum_type(dx_RI, [&]<class T>(T) {
     const Operand<T> dy(dy_RO), w(w_EOI);
     Elements<T> dx(dx_RI);
     for (int64_t e = 0; e < rows.experts; ++e)
-      backward_input_rows(rows.begin(e), rows.end(e), dy, w, e, dx.data(), accumulate);
+      backward_input_rows(exec, rows.begin(e), rows.end(e), dy, w, e, dx.data(), accumulate);
     dx.store();
   });
 }
 
-void grouped_backward_weight(Exec&, const QuantizedTensor& dy_RO, const QuantizedTensor& x_RI,
+void grouped_backward_weight(Exec& exec, const QuantizedTensor& dy_RO, const QuantizedTensor& x_RI,
                              const ExpertRows& rows, const Tensor& dw_EOI) {
   for_sum_type(dw_EOI, [&]<class T>(T) {
     const Operand<T> dy(dy_RO), x(x_RI);
@@ -153,7 +183,7 @@ void grouped_backward_weight(Exec&, const QuantizedTensor& dy_RO, const Quantize
     int64_t n = 0, expert = 0;
     for_row_blocks(rows, [&](int64_t begin, int64_t end) {
       while (begin >= rows.end(expert)) ++expert;
-      add_row_block(n++, begin, end, dy, x, dw.data() + expert * dy.columns() * x.columns());
+      add_row_block(exec, n++, begin, end, dy, x, dw.data() + expert * dy.columns() * x.columns());
     });
     dw.store();
   });

@@ -1,11 +1,11 @@
-#include "numerics/tensor_core.h"
+#include "ops/tensor_core.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 
-namespace moray::numerics {
+namespace moray {
 
 namespace {
 
@@ -54,4 +54,4 @@ void TensorCoreSum::add_group(const float* a, const float* b, int64_t count) {
   }
 }
 
-}  // namespace moray::numerics
+}  // namespace moray

@@ -11,7 +11,8 @@
 //   new c.
 // The accumulator is not promoted, or, every `promotion` products, added to an FP32 sum by an ordinary
 // rounded addition and set to 0. The V3 report observes 14 bits and truncation, and promotes every 128; the
-// scales, which it applies there, play no part here.
+// scales, which it applies there, play no part here: they do in ops/matmul_fp8.h's products on the reference
+// device, with Exec::tensor_core set.
 //
 // What the model leaves open in silicon: whether a product's exponent is taken before or after its
 // normalisation (here after), whether a cut is toward zero or toward −∞ (here zero), and in which groups of
@@ -20,7 +21,7 @@
 
 #include <cstdint>
 
-namespace moray::numerics {
+namespace moray {
 
 struct TensorCore {
   int bits = 14;            // 2 to 24
@@ -47,4 +48,4 @@ class TensorCoreSum {
   float promoted_ = 0;
 };
 
-}  // namespace moray::numerics
+}  // namespace moray

@@ -1,11 +1,11 @@
-#include "numerics/tensor_core.h"
+#include "ops/tensor_core.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <vector>
 
-namespace moray::numerics {
+namespace moray {
 namespace {
 
 // The sum of products a·1.
@@ -70,4 +70,4 @@ TEST(TensorCore, EnoughBitsAreExact) {
 }
 
 }  // namespace
-}  // namespace moray::numerics
+}  // namespace moray
