@@ -37,8 +37,10 @@ Tensor multiply_back(Exec& exec, const Activation& dy, const Weight& w, const Ex
 }  // namespace
 
 Tensor Experts::forward(Exec& exec, const Activation& x, const ExpertRows& rows, Saved& saved) const {
+  // Rows may come as codes to experts whose products are in BF16.
   const auto ready = [&](const Activation& a) {
-    return fp8() ? a.with_codes(exec, TensorClass::linear_inputs, precision.scales) : a;
+    return fp8() ? a.with_codes(exec, TensorClass::linear_inputs, precision.scales)
+                 : Activation(a.numbers(exec));
   };
   const Activation x_ready = ready(x);
   const Activation gate = multiply(exec, x_ready, {gate_proj_EFD, gate_proj_fp8}, rows);
@@ -58,7 +60,8 @@ Tensor Experts::backward_input(Exec& exec, const Activation& dy, const ExpertRow
                                const Tensor& router_gate_R, const Tensor& drouter_gate_R, Saved&& saved,
                                Deferred& deferred) const {
   const auto ready = [&](const Activation& a) {
-    return fp8() ? a.with_codes(exec, TensorClass::output_gradients, precision.scales) : a;
+    return fp8() ? a.with_codes(exec, TensorClass::output_gradients, precision.scales)
+                 : Activation(a.numbers(exec));
   };
   const Tensor dh_RF = multiply_back(exec, ready(dy), {down_proj_EDF, down_proj_fp8}, rows);
   const Tensor dgate_RF = exec.empty(dh_RF.shape()), dup_RF = exec.empty(dh_RF.shape()),
@@ -74,10 +77,11 @@ Tensor Experts::backward_input(Exec& exec, const Activation& dy, const ExpertRow
 void Experts::backward_weight(Exec& exec, Deferred&& deferred, const ExpertRows& rows,
                               Experts& gradient) const {
   if (!fp8()) {
-    const Tensor& x_RD = deferred.x.values;
+    const Tensor x_RD = deferred.x.numbers(exec);
     grouped_matmul_backward_weight(exec, deferred.dgate.values, x_RD, rows, gradient.gate_proj_EFD);
     grouped_matmul_backward_weight(exec, deferred.dup.values, x_RD, rows, gradient.up_proj_EFD);
-    grouped_matmul_backward_weight(exec, deferred.dy.values, deferred.h.values, rows, gradient.down_proj_EDF);
+    grouped_matmul_backward_weight(exec, deferred.dy.numbers(exec), deferred.h.values, rows,
+                                   gradient.down_proj_EDF);
   } else {
     const auto tiles = [&](TensorClass tensor_class, const Activation& a) {
       return token_tiles(exec, tensor_class, a, rows, precision.scales);
@@ -101,9 +105,9 @@ void Experts::visit(const std::string& prefix, const ParameterVisitor& visitor) 
 }
 
 void Experts::visit_products(const ProductWeightVisitor& visitor) {
-  visitor(gate_proj_EFD, &gate_proj_fp8);
-  visitor(up_proj_EFD, &up_proj_fp8);
-  visitor(down_proj_EDF, &down_proj_fp8);
+  visitor(gate_proj_EFD, precision.fp8() ? &gate_proj_fp8 : nullptr);
+  visitor(up_proj_EFD, precision.fp8() ? &up_proj_fp8 : nullptr);
+  visitor(down_proj_EDF, precision.fp8() ? &down_proj_fp8 : nullptr);
 }
 
 }  // namespace moray

@@ -59,7 +59,7 @@ void Linear::visit(const std::string& prefix, const ParameterVisitor& visitor) {
 }
 
 void Linear::visit_products(const ProductWeightVisitor& visitor) {
-  visitor(weight_OI, &weight_fp8);
+  visitor(weight_OI, precision.fp8() ? &weight_fp8 : nullptr);
 }
 
 }  // namespace moray

@@ -1,5 +1,8 @@
 #include "train/recipe.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 namespace moray {
 
 namespace {
@@ -63,6 +66,14 @@ Precision precision_from(Config& config) {
   form("train.fp8.swiglu_inputs", precision.swiglu_inputs, false);
   form("train.fp8.dispatch", precision.dispatch, true);
   form("train.fp8.dispatch_gradient", precision.dispatch_gradient, true);
+  const char* const high_key = "train.fp8.high_precision";
+  precision.high_precision = 0;
+  for (const std::string& name : config.strings(high_key, {"eh_proj"})) {
+    const auto found = std::ranges::find(kPartNames, name);
+    if (found == kPartNames.end())
+      fail("{} holds '{}', expected {}", config.where(high_key), name, fmt::join(kPartNames, ", "));
+    precision.high_precision |= static_cast<uint8_t>(1u << (found - kPartNames.begin()));
+  }
   return precision;
 }
 

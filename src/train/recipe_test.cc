@@ -51,6 +51,12 @@ TEST(Recipe, Fp8IsTheReportsUnlessAKeySaysOtherwise) {
   EXPECT_EQ(fp8.precision.dispatch, CodeFormat::f8_e4m3);
   EXPECT_EQ(fp8.precision.dispatch_gradient, CodeFormat::f8_e4m3);
   EXPECT_EQ(fp8.optimizer.moment_dtype, DType::bf16);
+  for (size_t part = 0; part < kPartNames.size(); ++part)
+    EXPECT_EQ(fp8.precision.is_high(static_cast<Part>(part)),
+              std::string_view(kPartNames[part]) == "eh_proj");
+  EXPECT_TRUE(
+      fp8_with({"train.fp8.high_precision=['self_attn', 'experts']"}).precision.is_high(Part::experts));
+  EXPECT_THROW(fp8_with({"train.fp8.high_precision=['lm_head']"}), Error);
   EXPECT_EQ(fp8_with({"train.fp8.dispatch=bf16"}).precision.dispatch, std::nullopt);
   EXPECT_EQ(fp8_with({"train.precision=bf16"}).optimizer.moment_dtype, DType::f32);
   // Operands of products are E4M3; BF16 moments cannot follow a slow average.

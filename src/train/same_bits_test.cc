@@ -172,6 +172,9 @@ TEST(SameBits, EachChoiceOfFp8Counts) {
   EXPECT_TRUE(differs([](Precision& p) { p.swiglu_inputs = {}; }));
   EXPECT_TRUE(differs([](Precision& p) { p.dispatch = {}; }));
   EXPECT_TRUE(differs([](Precision& p) { p.dispatch_gradient = {}; }));
+  for (unsigned part = 0; part < kPartNames.size(); ++part)
+    EXPECT_TRUE(differs([&](Precision& p) { p.high_precision ^= static_cast<uint8_t>(1u << part); }))
+        << kPartNames[part];
 }
 
 // Counting what is quantized changes no bit, and meets every class.

@@ -61,7 +61,9 @@ void add_norm(const Forms& forms, int64_t width, Sum& sum) {
   sum.add(kNormStatistics, forms.words(1));
 }
 
-void add_attention(const ModelConfig& config, const Precision& precision, const Forms& forms, Sum& sum) {
+void add_attention(const ModelConfig& config, const Precision& block_precision, int64_t rows, Sum& sum) {
+  const Precision precision = block_precision.of(Part::self_attn);
+  const Forms forms(precision, rows);
   const MlaShape shape = config.mla();
   const bool q_lora = config.q_lora_rank > 0;
   add_norm(forms, config.hidden_size, sum);
@@ -77,7 +79,7 @@ void add_attention(const ModelConfig& config, const Precision& precision, const 
   sum.add(kLogSums, forms.words(shape.heads));
 }
 
-void add_mlp(int64_t width, const Precision& precision, const Forms& forms, int64_t times, Sum& sum) {
+void add_swiglu(int64_t width, const Precision& precision, const Forms& forms, int64_t times, Sum& sum) {
   sum.add(kSwigluInputs, 2 * forms.kept(precision.swiglu_inputs, width, times));
 }
 
@@ -88,9 +90,11 @@ void add_moe(const ModelConfig& config, const Precision& precision, const Forms&
   sum.add(kRouter, forms.words(E + 2 * K) + rows.samples * E * 4);  // scores, ids, gates; fractions
   sum.add(kPlan, forms.words(3 * K) + (E * rows.samples + 1) * 4);
   const bool sent_as_codes = precision.when_fp8(precision.dispatch).has_value();
+  const Precision of_experts = precision.of(Part::experts);
+  const Forms experts_forms(of_experts, rows.rows());
   sum.add(kExpertInputs, sent_as_codes ? forms.kept(precision.dispatch, config.hidden_size, K)
-                                       : forms.linear_input(config.hidden_size, K));
-  add_mlp(config.moe_intermediate_size, precision, forms, K, sum);
+                                       : experts_forms.linear_input(config.hidden_size, K));
+  add_swiglu(config.moe_intermediate_size, of_experts, experts_forms, K, sum);
 }
 
 // Counts every piece of memory once.
@@ -128,17 +132,19 @@ KeptItems kept_by_block(const ModelConfig& config, bool moe, const Precision& pr
   const Forms forms(precision, rows.rows());
   const bool has_mlp = !moe || config.n_shared_experts > 0;
   Sum sum;
-  add_attention(config, precision, forms, sum);
+  add_attention(config, precision, rows.rows(), sum);
   add_norm(forms, config.hidden_size, sum);
   if (moe) add_moe(config, precision, forms, rows, sum);
   if (!has_mlp) return sum.items;
+  const Precision of_mlp = precision.of(moe ? Part::shared_experts : Part::mlp);
+  const Forms mlp_forms(of_mlp, rows.rows());
   // Without codes the router's input is the shared experts' too.
-  const bool shared_with_router = moe && !precision.when_fp8(precision.linear_inputs);
+  const bool shared_with_router = moe && !of_mlp.when_fp8(of_mlp.linear_inputs);
   if (!precision.recompute_norms && !shared_with_router)
-    sum.add(kLinearInputs, forms.linear_input(config.hidden_size));
+    sum.add(kLinearInputs, mlp_forms.linear_input(config.hidden_size));
   const int64_t width =
       moe ? config.n_shared_experts * config.moe_intermediate_size : config.intermediate_size;
-  add_mlp(width, precision, forms, 1, sum);
+  add_swiglu(width, of_mlp, mlp_forms, 1, sum);
   return sum.items;
 }
 
@@ -146,7 +152,9 @@ KeptItems kept_by_mtp(const ModelConfig& config, const Precision& precision, con
   const Forms forms(precision, rows.rows());
   Sum sum;
   for (int norm = 0; norm < 3; ++norm) add_norm(forms, config.hidden_size, sum);
-  if (!precision.recompute_norms) sum.add(kLinearInputs, forms.linear_input(2 * config.hidden_size));
+  const Precision of_eh_proj = precision.of(Part::eh_proj);
+  if (!precision.recompute_norms)
+    sum.add(kLinearInputs, Forms(of_eh_proj, rows.rows()).linear_input(2 * config.hidden_size));
   return sum.items;
 }
 

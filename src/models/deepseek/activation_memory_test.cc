@@ -44,6 +44,12 @@ std::vector<Precision> precisions() {
   undo([](Precision& p) { p.attention_output = {}; });
   undo([](Precision& p) { p.swiglu_inputs = {}; });
   undo([](Precision& p) { p.dispatch = {}; });
+  for (unsigned part = 0; part < kPartNames.size(); ++part)
+    for (const bool recompute : {false, true})
+      undo([&](Precision& p) {
+        p.recompute_norms = p.recompute_mla_up = recompute;
+        p.high_precision = static_cast<uint8_t>(1u << part);
+      });
   return all;
 }
 

@@ -182,9 +182,10 @@ void Block::visit_products(const ProductWeightVisitor& visitor) {
 }
 
 void Block::set_precision(const Precision& value) {
-  precision = experts.precision = value;
-  self_attn.set_precision(value);
-  mlp.set_precision(value);
+  precision = value;
+  experts.precision = value.of(Part::experts);
+  self_attn.set_precision(value.of(Part::self_attn));
+  mlp.set_precision(value.of(is_moe ? Part::shared_experts : Part::mlp));
 }
 
 Block make_block(const ModelConfig& config, bool moe) {

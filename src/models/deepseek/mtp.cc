@@ -64,7 +64,7 @@ void MtpModule::visit_products(const ProductWeightVisitor& visitor) {
 }
 
 void MtpModule::set_precision(const Precision& value) {
-  eh_proj.precision = value;
+  eh_proj.precision = value.of(Part::eh_proj);
   block.set_precision(value);
 }
 
