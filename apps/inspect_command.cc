@@ -93,11 +93,6 @@ Json memory_summary(const Recipe& recipe) {
   const SampleRows rows{.samples = recipe.train.micro_batch, .rows_per_sample = recipe.train.sequence_length};
   const int64_t dense = std::min(model.first_k_dense_replace, model.num_hidden_layers),
                 moe = model.num_hidden_layers - dense, depths = model.num_nextn_predict_layers;
-  const auto all_layers = [&](const Precision& precision) {
-    return dense * deepseek::total_bytes(kept_by_block(model, false, precision, rows)) +
-           (moe + depths) * deepseek::total_bytes(kept_by_block(model, true, precision, rows)) +
-           depths * deepseek::total_bytes(kept_by_mtp(model, precision, rows));
-  };
   const Precision& precision = recipe.train.precision;
   Json summary{{"micro_batch_tokens", rows.rows()}};
   Json& layers = summary["bytes_a_token"];
@@ -107,10 +102,12 @@ Json memory_summary(const Recipe& recipe) {
     layers["MoE layer"] = kept_summary(kept_by_block(model, true, precision, rows), rows.rows());
   if (depths > 0)
     layers["MTP depth beside its MoE layer"] = kept_summary(kept_by_mtp(model, precision, rows), rows.rows());
-  summary["all_layers_bytes"] = all_layers(precision);
-  summary["all_layers_bytes_in_bf16"] = all_layers({.kind = PrecisionKind::bf16});
-  summary["share_of_bf16"] = static_cast<double>(all_layers(precision)) /
-                             static_cast<double>(all_layers({.kind = PrecisionKind::bf16}));
+  layers["final norm and head"] = kept_summary(kept_by_head(model, precision, rows), rows.rows());
+  const int64_t bytes = kept_by_model(model, precision, rows),
+                bf16_bytes = kept_by_model(model, {.kind = PrecisionKind::bf16}, rows);
+  summary["all_bytes"] = bytes;
+  summary["all_bytes_in_bf16"] = bf16_bytes;
+  summary["share_of_bf16"] = static_cast<double>(bytes) / static_cast<double>(bf16_bytes);
   return summary;
 }
 

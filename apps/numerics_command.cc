@@ -67,6 +67,7 @@ Json to_json(const numerics::TensorLoss& loss) {
 Json to_json(const numerics::ErrorSummary& errors) {
   return {{"greatest", errors.greatest},
           {"greatest_step", errors.greatest_step},
+          {"greatest_by_third", errors.greatest_by_third},
           {"rms", errors.rms},
           {"mean", errors.mean},
           {"last", errors.last},

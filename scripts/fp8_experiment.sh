@@ -42,7 +42,7 @@ run() {
 compare() {
   local run=$1 baseline=$2 floor=${3:-} json kept moments=8
   json=$("$moray" numerics compare "$folder/$baseline" "$folder/$run" ${floor:+"$folder/$floor"} --html "$folder/$run.html" --json)
-  kept=$("$moray" inspect "$folder/$run/recipe.toml" --memory --json | number all_layers_bytes)
+  kept=$("$moray" inspect "$folder/$run/recipe.toml" --memory --json | number all_bytes)
   grep -q 'moments = "bf16"' "$folder/$run/recipe.toml" && moments=4
   printf '%-32s %-18s %9.4f%% %9.4f%% %+9.4f%% %12.2f %8d\n' "$run" "$baseline" \
     "$(number greatest <<<"$json" | awk '{ print 100 * $1 }')" "$(number rms <<<"$json" | awk '{ print 100 * $1 }')" \

@@ -39,9 +39,10 @@ template <class Rows>
 QuantizedTensor token_tiles(Exec& exec, TensorClass tensor_class, const Activation& x, const Rows& rows,
                             ScaleFormat scales) {
   if (x.has_codes() && x.codes.tiling == Tiling::token_tiles) return x.codes;
-  const QuantizedTensor q = QuantizedTensor::empty(
-      *exec.allocator, {x.rows(), x.columns()}, CodeFormat::f8_e4m3, Tiling::token_tiles,
-      x.has_codes() ? x.codes.scale_format : scales, row_blocks(*exec.allocator, rows));
+  const QuantizedTensor q =
+      QuantizedTensor::empty(*exec.allocator, {x.rows(), x.columns()}, CodeFormat::f8_e4m3,
+                             Tiling::token_tiles, x.has_codes() ? x.codes.scale_format : scales,
+                             row_blocks(*exec.allocator, rows), most_row_blocks(rows));
   if (x.has_codes())
     retile_counted(exec, tensor_class, x.codes, q);
   else

@@ -85,10 +85,15 @@ std::vector<ComparisonStep> smoothed_steps(const std::vector<Pair>& pairs, doubl
 
 ErrorSummary summary_of(const std::vector<ComparisonStep>& steps, int64_t from_step, double limit) {
   ErrorSummary summary;
-  for (const ComparisonStep& step : steps) {
-    if (step.step < from_step) continue;
+  const auto counted = std::ranges::subrange(
+      std::ranges::find_if(steps, [&](const ComparisonStep& step) { return step.step >= from_step; }),
+      steps.end());
+  for (const ComparisonStep& step : counted) {
     const double error = step.error(), size = std::abs(error);
     if (size >= summary.greatest) summary.greatest = size, summary.greatest_step = step.step;
+    double& of_third =
+        summary.greatest_by_third[static_cast<size_t>(3 * summary.steps / std::ssize(counted))];
+    of_third = std::max(of_third, size);
     summary.mean += error;
     summary.rms += error * error;
     summary.last = error;

@@ -2,6 +2,7 @@
 // floor.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,7 +29,8 @@ struct ComparisonStep {
 struct ErrorSummary {
   double greatest = 0;  // max |error|
   int64_t greatest_step = 0;
-  double mean = 0;  // of the signed errors: a bias
+  std::array<double, 3> greatest_by_third{};  // of the first, second and last third of the steps
+  double mean = 0;                            // of the signed errors: a bias
   double rms = 0;
   double last = 0;
   int64_t steps = 0, beyond_limit = 0;

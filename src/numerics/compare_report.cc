@@ -24,6 +24,11 @@ std::string signed_percent(double share) {
   return fmt::format("{:+.4f}%", 100 * share);
 }
 
+std::string by_third(const ErrorSummary& errors) {
+  const auto& [first, second, last] = errors.greatest_by_third;
+  return fmt::format("{:.4f} {:.4f} {:.4f}%", 100 * first, 100 * second, 100 * last);
+}
+
 // What is measured, by name, of one run.
 struct Measured {
   std::string name;
@@ -133,20 +138,22 @@ void add_rows(Out out, const Comparison& comparison) {
   fmt::format_to(
       out,
       "<div class=\"card scroll\"><table><tr><th>run</th><th>of</th><th>greatest</th><th>at step</th>"
-      "<th>RMS</th><th>mean, signed</th><th>last, signed</th><th>steps beyond {}</th></tr>\n",
+      "<th>greatest by thirds</th><th>RMS</th><th>mean, signed</th><th>last, signed</th><th>steps beyond "
+      "{}</th></tr>\n",
       percent(comparison.options.limit));
   for_runs(comparison, [&](const RunComparison& run, const char* role) {
     for (const Measured& m : measured(run))
       fmt::format_to(out,
                      "<tr><td>{} ({})</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>"
-                     "<td>{} of {}</td></tr>\n",
+                     "<td>{}</td><td>{} of {}</td></tr>\n",
                      escape_markup(run.name), role, m.name, percent(m.errors.greatest),
-                     m.errors.greatest_step, percent(m.errors.rms), signed_percent(m.errors.mean),
-                     signed_percent(m.errors.last), m.errors.beyond_limit, m.errors.steps);
+                     m.errors.greatest_step, by_third(m.errors), percent(m.errors.rms),
+                     signed_percent(m.errors.mean), signed_percent(m.errors.last), m.errors.beyond_limit,
+                     m.errors.steps);
     if (run.validation_error)
       fmt::format_to(out,
                      "<tr><td>{} ({})</td><td>validation loss, not smoothed</td><td></td><td></td><td></td>"
-                     "<td></td><td>{}</td><td></td></tr>\n",
+                     "<td></td><td></td><td>{}</td><td></td></tr>\n",
                      escape_markup(run.name), role, signed_percent(*run.validation_error));
   });
   fmt::format_to(out, "</table></div>\n");
@@ -157,18 +164,18 @@ void add_rows(Out out, const Comparison& comparison) {
 std::string comparison_table(const Comparison& comparison) {
   std::string text = heading(comparison) + "\n\n";
   Out out(text);
-  fmt::format_to(out, "{:<32} {:<18} {:>9} {:>9} {:>9} {:>10} {:>10} {:>14}\n", "run", "of", "greatest",
-                 "at step", "RMS", "mean", "last", "beyond limit");
+  fmt::format_to(out, "{:<32} {:<18} {:>9} {:>9} {:>22} {:>9} {:>10} {:>10} {:>14}\n", "run", "of",
+                 "greatest", "at step", "by thirds", "RMS", "mean", "last", "beyond limit");
   for_runs(comparison, [&](const RunComparison& run, const char* role) {
     const std::string name = fmt::format("{} ({})", run.name, role);
     for (const Measured& m : measured(run))
-      fmt::format_to(out, "{:<32} {:<18} {:>9} {:>9} {:>9} {:>10} {:>10} {:>6} of {:>4}\n", name, m.name,
-                     percent(m.errors.greatest), m.errors.greatest_step, percent(m.errors.rms),
-                     signed_percent(m.errors.mean), signed_percent(m.errors.last), m.errors.beyond_limit,
-                     m.errors.steps);
+      fmt::format_to(out, "{:<32} {:<18} {:>9} {:>9} {:>22} {:>9} {:>10} {:>10} {:>6} of {:>4}\n", name,
+                     m.name, percent(m.errors.greatest), m.errors.greatest_step, by_third(m.errors),
+                     percent(m.errors.rms), signed_percent(m.errors.mean), signed_percent(m.errors.last),
+                     m.errors.beyond_limit, m.errors.steps);
     if (run.validation_error)
-      fmt::format_to(out, "{:<32} {:<18} {:>9} {:>9} {:>9} {:>10} {:>10}\n", name, "validation loss", "", "",
-                     "", "", signed_percent(*run.validation_error));
+      fmt::format_to(out, "{:<32} {:<18} {:>9} {:>9} {:>22} {:>9} {:>10} {:>10}\n", name, "validation loss",
+                     "", "", "", "", "", signed_percent(*run.validation_error));
   });
   fmt::format_to(out, "\n{}\n", verdict(comparison));
   return text;

@@ -55,6 +55,9 @@ TEST(CompareRuns, ErrorsFromTheEndOfWarmUpOn) {
   EXPECT_NEAR(loss.mean, sum / 16, 1e-12);
   EXPECT_NEAR(loss.rms, std::sqrt(squares / 16), 1e-12);
   EXPECT_NEAR(loss.last, error(20), 1e-12);
+  EXPECT_NEAR(loss.greatest_by_third[0], error(5), 1e-12);   // steps 5 to 10
+  EXPECT_NEAR(loss.greatest_by_third[1], error(11), 1e-12);  // 11 to 15
+  EXPECT_NEAR(loss.greatest_by_third[2], error(16), 1e-12);
   EXPECT_EQ(loss.beyond_limit, 16);
   EXPECT_EQ(comparison.run.mtp_loss[0].greatest, 0);
   EXPECT_EQ(compare_runs(a, b, nullptr, {.ema_decay = 0, .from_step = 11}).run.loss.greatest, 0);

@@ -64,6 +64,37 @@ TEST_P(AdamW, SquaresHaveReferenceBits) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, AdamW, testing::Values(1, 13, 127, 4096, 4097, 12289, 100003));
 
+double mean_of(const Tensor& values) {
+  double sum = 0;
+  for (int64_t i = 0; i < values.elements(); ++i)
+    sum += values.dtype() == DType::bf16 ? to_float(values.data<bf16>()[i]) : values.data<float>()[i];
+  return sum / static_cast<double>(values.elements());
+}
+
+// Mean of v in BF16 over its mean in FP32, after 3000 gradients from N(0, 1).
+double second_moment_ratio(double beta2) {
+  constexpr int64_t kSize = 512, kSteps = 3000;
+  Workbench bench(Device::cpu, DType::f32);
+  double means[2];
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor weight = bench.zeros({kSize}), m = Tensor::zeros(*bench.exec.allocator, {kSize}, dtype),
+                 v = Tensor::zeros(*bench.exec.allocator, {kSize}, dtype);
+    for (int64_t step = 1; step <= kSteps; ++step)
+      adamw_update(bench.exec, {.beta2 = beta2, .step = step},
+                   bench.normal("gradient " + std::to_string(step), {kSize}, 1), weight, m, v);
+    means[dtype == DType::bf16] = mean_of(v);
+  }
+  return means[1] / means[0];
+}
+
+// Why a recipe with moments in BF16 may not have a beta2 above 0.99 (train/recipe.cc).
+TEST(AdamW, Bf16SecondMomentsCannotFollowSlowAverages) {
+  EXPECT_NEAR(second_moment_ratio(0.95), 1, 0.01);
+  EXPECT_NEAR(second_moment_ratio(0.98), 1, 0.01);
+  EXPECT_NEAR(second_moment_ratio(0.99), 1.04, 0.02);
+  EXPECT_GT(second_moment_ratio(0.999), 1.2);
+}
+
 // The first step by hand: m̂ = g and v̂ = g², so the weight moves by learning_rate · (sign(g) + weight_decay ·
 // w).
 TEST(AdamW, FirstStepIsTheSignOfTheGradient) {

@@ -73,15 +73,25 @@ void for_row_blocks(const ExpertRows& rows, const Visit& visit) {
     for_row_blocks(rows.begin(0, cell), rows.begin(0, cell + 1), visit);
 }
 
-// QuantizedTensor::row_blocks for these rows.
+// The most row blocks that so many rows can have, however the router spreads them.
+inline int64_t most_row_blocks(const SampleRows& rows) {
+  return rows.samples * ((rows.rows_per_sample + kTile - 1) / kTile);
+}
+inline int64_t most_row_blocks(const ExpertRows& rows) {
+  const int64_t cells = rows.experts * rows.samples, all = rows.begin(0, cells),
+                filled = std::min(cells, all);
+  return filled + (all - filled) / kTile;
+}
+
+// QuantizedTensor::row_blocks for these rows, in memory for the most that they can have.
 template <class Rows>
 Tensor row_blocks(Allocator& allocator, const Rows& rows) {
-  int64_t count = 0;
-  for_row_blocks(rows, [&](int64_t, int64_t) { ++count; });
-  const Tensor blocks = Tensor::zeros(allocator, {count + 1}, DType::i32);
-  int32_t* next = blocks.data<int32_t>();
+  const Tensor blocks = Tensor::empty(allocator, {most_row_blocks(rows) + 1}, DType::i32);
+  int32_t* const first = blocks.data<int32_t>();
+  int32_t* next = first;
+  *next = 0;
   for_row_blocks(rows, [&](int64_t, int64_t end) { *++next = static_cast<int32_t>(end); });
-  return blocks;
+  return blocks.rows(0, next - first + 1);
 }
 
 }  // namespace moray

@@ -50,7 +50,8 @@ std::string_view code_format_name(CodeFormat format) {
 }
 
 QuantizedTensor QuantizedTensor::empty(Allocator& allocator, Shape shape, CodeFormat format, Tiling tiling,
-                                       ScaleFormat scale_format, const Tensor& row_blocks) {
+                                       ScaleFormat scale_format, const Tensor& row_blocks,
+                                       int64_t most_row_blocks) {
   MORAY_CHECK(shape.rank() == 2 || (shape.rank() == 3 && tiling == Tiling::blocks), "quantized {}",
               shape.to_string());
   QuantizedTensor q{shape, format, tiling, scale_format, {}, {}, row_blocks};
@@ -59,7 +60,10 @@ QuantizedTensor QuantizedTensor::empty(Allocator& allocator, Shape shape, CodeFo
   else
     MORAY_CHECK(!row_blocks.defined(), "row blocks are of token tiles");
   q.codes = empty_codes(allocator, q);
-  q.scales = Tensor::empty(allocator, scale_shape(q), DType::f32);
+  const Shape scales = scale_shape(q);
+  q.scales = most_row_blocks <= scales[0]
+                 ? Tensor::empty(allocator, scales, DType::f32)
+                 : Tensor::empty(allocator, {most_row_blocks, q.columns()}, DType::f32).rows(0, scales[0]);
   return q;
 }
 

@@ -49,9 +49,11 @@ struct QuantizedTensor {
   // experts, in order, no gaps.
   Tensor row_blocks;
 
-  // `row_blocks` for token tiles alone.
+  // `row_blocks` for token tiles alone. Their scales get memory for `most_row_blocks` where that is more:
+  // tensors of the same number of rows then take the same memory however the blocks fall.
   static QuantizedTensor empty(Allocator& allocator, Shape shape, CodeFormat format, Tiling tiling,
-                               ScaleFormat scale_format, const Tensor& row_blocks = {});
+                               ScaleFormat scale_format, const Tensor& row_blocks = {},
+                               int64_t most_row_blocks = 0);
 
   int64_t rows_per_matrix() const { return shape[-2]; }
   int64_t columns() const { return shape[-1]; }

@@ -24,7 +24,8 @@ class ChatModel {
     write_file_atomically(scratch_ / "model" / "config.json", config.dump());
   }
   std::vector<std::string> chat(std::vector<std::string> more = {}) const {
-    more.insert(more.begin(), {"chat", "--model", scratch_ / "model", "--temperature", "0", "--threads", "1"});
+    more.insert(more.begin(),
+                {"chat", "--model", scratch_ / "model", "--temperature", "0", "--threads", "1"});
     if (std::ranges::find(more, "--chat-template") == more.end())
       more.insert(more.end(), {"--chat-template", "v3"});
     return more;
@@ -44,11 +45,19 @@ int64_t computed(const std::string& screen) {
   return at == std::string::npos ? -1 : std::strtoll(screen.c_str() + at + before.size(), nullptr, 10);
 }
 
+void say(Terminal& terminal, const std::string& message) {
+  terminal.type(message + kEnter);
+}
+void leave(Terminal& terminal) {
+  terminal.type(kCtrlD);
+  EXPECT_EQ(terminal.wait(), 0);
+}
+
 TEST(Chat, StreamsAndCtrlCStopsTheAnswer) {
   const ChatModel model;
   Terminal terminal(model.chat({"--max-tokens", "100000"}));
   terminal.read_until("> ");
-  terminal.type(std::string("moray ka") + kEnter);
+  say(terminal, "moray ka");
   terminal.read_until("moray ka");  // the terminal's echo
   terminal.read_until("a");         // something of the answer is there long before its end
   terminal.type(kCtrlC);
@@ -56,14 +65,28 @@ TEST(Chat, StreamsAndCtrlCStopsTheAnswer) {
   EXPECT_GT(computed(screen), 1);
   terminal.read_until("> ");
   // The conversation goes on.
-  terminal.type(std::string("ne") + kEnter);
+  say(terminal, "ne");
   terminal.read_until("ne\r\n");
   terminal.read_until("a");
   terminal.type(kCtrlC);
   terminal.read_until(", stopped]");
   terminal.read_until("> ");
-  terminal.type(kCtrlD);
-  EXPECT_EQ(terminal.wait(), 0);
+  leave(terminal);
+}
+
+TEST(Chat, CtrlCAtThePromptAsksAgain) {
+  const ChatModel model;
+  Terminal terminal(model.chat({"--max-tokens", "3"}));
+  terminal.read_until("> ");
+  for (int time = 0; time < 2; ++time) {
+    terminal.type("never sent");
+    terminal.read_until("never sent");
+    terminal.type(kCtrlC);
+    terminal.read_until("> ");
+  }
+  say(terminal, "moray");
+  terminal.read_until("cut at --max-tokens]");
+  leave(terminal);
 }
 
 TEST(Chat, TurnsReuseTheCache) {
@@ -72,47 +95,47 @@ TEST(Chat, TurnsReuseTheCache) {
   for (int i = 0; i < 100; ++i) system += "moray ne ka lu ";
   Terminal terminal(model.chat({"--max-tokens", "3", "--system", system}));
   terminal.read_until("> ");
-  terminal.type(std::string("moray") + kEnter);
+  say(terminal, "moray");
   const int64_t first = computed(terminal.read_until("cut at --max-tokens]"));
   EXPECT_GT(first, 100);
-  terminal.type(std::string("moray") + kEnter);
+  say(terminal, "moray");
   const int64_t second = computed(terminal.read_until("cut at --max-tokens]"));
   EXPECT_LT(second, 40) << "the last answer and the new message";
   // The same question in a new conversation: nothing but its last token is computed.
-  terminal.type(std::string("/new") + kEnter + "moray" + kEnter);
+  say(terminal, "/new");
+  say(terminal, "moray");
   EXPECT_EQ(computed(terminal.read_until("cut at --max-tokens]")), 1);
-  terminal.type(kCtrlD);
-  EXPECT_EQ(terminal.wait(), 0);
+  leave(terminal);
 }
 
 TEST(Chat, ReasoningIsShownApart) {
   const ChatModel model;
   Terminal terminal(model.chat({"--max-tokens", "5", "--chat-template", "v3.1", "--thinking", "on"}));
   terminal.read_until("> ");
-  terminal.type(std::string("moray") + kEnter);
+  say(terminal, "moray");
   const std::string screen = terminal.read_until("cut at --max-tokens]");
   const size_t begin = screen.find("\033[2m"), end = screen.find("\033[0m");
   ASSERT_NE(begin, std::string::npos) << screen;
   EXPECT_GT(end, begin + 4) << screen;
   EXPECT_EQ(screen.find("<think>"), std::string::npos) << screen;
-  terminal.type(std::string("/think off") + kEnter + "moray" + kEnter);
+  say(terminal, "/think off");
+  say(terminal, "moray");
   EXPECT_EQ(terminal.read_until("cut at --max-tokens]").find("\033[2m"), std::string::npos);
-  terminal.type(kCtrlD);
-  EXPECT_EQ(terminal.wait(), 0);
+  leave(terminal);
 }
 
 TEST(Chat, AFullContextIsToldAndSurvived) {
   const ChatModel model;
   Terminal terminal(model.chat({"--max-tokens", "5", "--context", "40"}));
   terminal.read_until("> ");
-  terminal.type(std::string(60, 'k') + kEnter);
+  say(terminal, std::string(60, 'k'));
   terminal.read_until("fills the context of 40; /new begins another");
   terminal.read_until("> ");
-  terminal.type(std::string("/new") + kEnter + "ka" + kEnter);
+  say(terminal, "/new");
+  say(terminal, "ka");
   terminal.read_until("cut at --max-tokens]");
   terminal.read_until("> ");
-  terminal.type(kCtrlD);
-  EXPECT_EQ(terminal.wait(), 0);
+  leave(terminal);
 }
 
 TEST(Chat, LongPromptsShowProgressAndCtrlCStopsThem) {
@@ -121,7 +144,7 @@ TEST(Chat, LongPromptsShowProgressAndCtrlCStopsThem) {
   while (system.size() < 100000) system += "moray ne ka lu ";
   Terminal terminal(model.chat({"--chunk", "4", "--system", system}));
   terminal.read_until("> ");
-  terminal.type(std::string("moray") + kEnter);
+  say(terminal, "moray");
   const std::string screen = terminal.read_until(" tokens/s");
   EXPECT_NE(screen.find("prompt "), std::string::npos) << screen;
   const double start = seconds_now();
@@ -129,14 +152,13 @@ TEST(Chat, LongPromptsShowProgressAndCtrlCStopsThem) {
   terminal.read_until(", stopped]");
   EXPECT_LT(seconds_now() - start, 5);
   terminal.read_until("> ");
-  terminal.type(kCtrlD);
-  EXPECT_EQ(terminal.wait(), 0);
+  leave(terminal);
 }
 
 TEST(Generate, CtrlCEndsIt) {
   const ChatModel model;
-  Terminal terminal({"generate", "--model", model.folder(), "--prompt", "moray", "--max-tokens", "100000", "--ignore-end",
-                     "--threads", "1"});
+  Terminal terminal({"generate", "--model", model.folder(), "--prompt", "moray", "--max-tokens", "100000",
+                     "--ignore-end", "--threads", "1"});
   terminal.read_until("moray");
   terminal.read_until("a");
   terminal.type(kCtrlC);

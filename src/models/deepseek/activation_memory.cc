@@ -18,6 +18,7 @@ constexpr const char* kRouter = "router";
 constexpr const char* kPlan = "dispatch: plan";
 constexpr const char* kExpertInputs = "experts: inputs";
 constexpr const char* kSwigluInputs = "SwiGLU: inputs";
+constexpr const char* kStates = "head: states";
 
 class Sum {
  public:
@@ -156,6 +157,23 @@ KeptItems kept_by_mtp(const ModelConfig& config, const Precision& precision, con
   if (!precision.recompute_norms)
     sum.add(kLinearInputs, Forms(of_eh_proj, rows.rows()).linear_input(2 * config.hidden_size));
   return sum.items;
+}
+
+KeptItems kept_by_head(const ModelConfig& config, const Precision& precision, const SampleRows& rows) {
+  const Forms forms(precision, rows.rows());
+  Sum sum;
+  add_norm(forms, config.hidden_size, sum);
+  sum.add(kStates, forms.plain(config.hidden_size));
+  return sum.items;
+}
+
+int64_t kept_by_model(const ModelConfig& config, const Precision& precision, const SampleRows& rows) {
+  const int64_t dense = std::min(config.first_k_dense_replace, config.num_hidden_layers),
+                depths = config.num_nextn_predict_layers, moe = config.num_hidden_layers - dense + depths;
+  return dense * total_bytes(kept_by_block(config, false, precision, rows)) +
+         moe * total_bytes(kept_by_block(config, true, precision, rows)) +
+         depths * total_bytes(kept_by_mtp(config, precision, rows)) +
+         total_bytes(kept_by_head(config, precision, rows));
 }
 
 KeptItems count_kept(const Block::Saved& saved) {

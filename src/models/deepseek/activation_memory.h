@@ -18,8 +18,14 @@ int64_t total_bytes(const KeptItems& items);
 // What a block keeps of a micro-batch of `rows`, from shapes and precision alone; items of no bytes are left
 // out.
 KeptItems kept_by_block(const ModelConfig&, bool moe, const Precision&, const SampleRows& rows);
-// An MTP module without its block: its norms and projection, and the state that it hands to the head.
+// An MTP module without its block: its norms and projection. The first one's hnorm keeps the states of the
+// main model, each other's those of the module before.
 KeptItems kept_by_mtp(const ModelConfig&, const Precision&, const SampleRows& rows);
+
+// The final norm, and the states that the losses are computed from once all layers are done.
+KeptItems kept_by_head(const ModelConfig&, const Precision&, const SampleRows& rows);
+// Bytes of all layers, MTP modules and the head together: what the whole forward pass leaves.
+int64_t kept_by_model(const ModelConfig&, const Precision&, const SampleRows& rows);
 
 // What a block has kept, counted: each piece of memory once, under the kind it is met first.
 KeptItems count_kept(const Block::Saved& saved);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
@@ -92,7 +94,10 @@ void forward_backward(Exec& exec, const Model& model, const MicroBatch& batch, c
   const LayerContext context = context_of(batch, rope);
   const int64_t groups = batch.rows.gradient_groups;
   SavedModel saved;
+  const size_t live_bytes = exec.allocator->live_bytes();
   const std::vector<Tensor> states = forward_states(exec, model, batch, context, stats, saved);
+  stats.kept_bytes =
+      std::max(stats.kept_bytes, static_cast<int64_t>(exec.allocator->live_bytes() - live_bytes));
 
   enter(exec, "head");
   // The head: losses of every depth, and the gradients of the states.

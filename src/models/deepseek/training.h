@@ -26,6 +26,7 @@ struct LossScales {
 struct BatchStats {
   std::vector<double> loss_sums;      // main, then one a depth; plain sums of token losses
   std::vector<RoutingStats> routing;  // one a MoE layer, the MTP modules' last
+  int64_t kept_bytes = 0;  // the most that a micro-batch's forward pass has left to its backward pass
 };
 BatchStats make_batch_stats(const ModelConfig&);
 
