@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <iostream>
+#include <cerrno>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -151,17 +151,45 @@ int answer_one(Chat& chat, const ChatOptions& options) {
   return 0;
 }
 
+// Lines of standard input; Ctrl-C while one is awaited gives up what was typed of it.
+class InputLines {
+ public:
+  enum class Next { line, end, interrupted };
+
+  Next next(std::string& line) {
+    size_t length = 0;
+    while ((length = pending_.find('\n')) == std::string::npos && !ended_) {
+      if (!wait_for_input(STDIN_FILENO)) return Next::interrupted;
+      char bytes[4096];
+      const ssize_t count = ::read(STDIN_FILENO, bytes, sizeof bytes);
+      if (count > 0)
+        pending_.append(bytes, static_cast<size_t>(count));
+      else if (count == 0 || errno != EINTR)
+        ended_ = true;
+    }
+    if (pending_.empty()) return Next::end;
+    line = pending_.substr(0, length);
+    pending_.erase(0, length == std::string::npos ? length : length + 1);
+    return Next::line;
+  }
+
+ private:
+  std::string pending_;
+  bool ended_ = false;
+};
+
 int converse(Chat& chat) {
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
   if (terminal)
     fmt::print(stderr, "/new begins another conversation, /think on|off, Ctrl-C stops an answer, Ctrl-D ends\n");
+  InputLines lines;
   while (true) {
     if (terminal) fmt::print(stderr, "> ");
     std::string line;
-    if (!std::getline(std::cin, line)) {
-      if (!take_interrupt()) return 0;
-      std::cin.clear();
-      std::clearerr(stdin);
+    const InputLines::Next next = lines.next(line);
+    if (next == InputLines::Next::end) return 0;
+    if (next == InputLines::Next::interrupted) {
+      take_interrupt();
       fmt::print(stderr, "\n");
       continue;
     }
