@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "backend/register.h"
@@ -138,6 +139,34 @@ TEST(Verify, NamesTheFirstDifference) {
 TEST(Verify, HashIsFnv1a) {
   EXPECT_EQ(experts_hash({}), "cbf29ce484222325");
   EXPECT_EQ(experts_hash(std::vector<int32_t>{'f' | 'o' << 8 | 'o' << 16 | 'b' << 24, 'a' | 'r' << 8}), "74c8e7eb4f245c28");
+}
+
+// One byte after another turned, taken away or doubled: read, or refused in words.
+TEST(Verify, DamagedFilesAreReadOrRefused) {
+  const test::ScratchFolder scratch;
+  const fs::path file = scratch / "reference.json";
+  const std::string whole =
+      R"({"format": "moray reference 1", "model": "m", "made_by": "x", "config": {"hidden_size": 8}, "tolerance": 1e-3,
+          "cases": [{"name": "a", "prompt": [1, 2], "greedy": [3], "top": [[[3, -0.5], [4, -1]]], "experts": ["0"]}]})";
+  const auto reads = [&](const std::string& text) {
+    std::ofstream(file, std::ios::trunc) << text;
+    try {
+      Reference::read(file, R"({"hidden_size": 8})");
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  EXPECT_TRUE(reads(whole));
+  int refused = 0;
+  for (size_t at = 0; at < whole.size(); ++at) {
+    std::string turned = whole;
+    turned[at] ^= static_cast<char>(1 << at % 8);
+    for (const std::string& damaged : {turned, whole.substr(0, at) + whole.substr(at + 1),
+                                       whole.substr(0, at) + whole[at] + whole.substr(at), whole.substr(0, at)})
+      refused += !reads(damaged);
+  }
+  EXPECT_GT(refused, static_cast<int>(whole.size()));
 }
 
 TEST(Verify, RefusesMalformedFiles) {
