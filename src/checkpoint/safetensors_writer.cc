@@ -1,7 +1,10 @@
 #include "checkpoint/safetensors_writer.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/error.h"
@@ -21,16 +24,13 @@ uint64_t stored_bytes(const NamedTensor& named) {
 }
 
 // The length and the JSON, padded with spaces so that the data begins at a multiple of kDataAlignment.
-std::string header_text(std::span<const NamedTensor> tensors) {
+std::string header_text(std::span<const StoredShape> tensors) {
   std::string json = R"({"__metadata__":{"format":"pt"})";
   uint64_t offset = 0;
-  for (const NamedTensor& named : tensors) {
-    std::string shape;
-    for (int64_t extent : named.tensor.shape().extents())
-      shape += fmt::format("{}{}", shape.empty() ? "" : ",", extent);
-    const uint64_t end = offset + stored_bytes(named);
-    json += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", json_quote(named.name),
-                        stored_dtype_name(named.stored_dtype()), shape, offset, end);
+  for (const StoredShape& tensor : tensors) {
+    const uint64_t end = offset + tensor.bytes;
+    json += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", json_quote(tensor.name),
+                        tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
     offset = end;
   }
   json += '}';
@@ -89,8 +89,32 @@ std::vector<std::span<const NamedTensor>> cut(std::span<const NamedTensor> tenso
 WrittenFile write_safetensors(const fs::path& path, std::span<const NamedTensor> tensors) {
   check_names(tensors);
   FileWriter writer(path);
-  writer.write(header_text(tensors));
+  std::vector<StoredShape> shapes;
+  for (const NamedTensor& named : tensors) {
+    const auto extents = named.tensor.shape().extents();
+    shapes.push_back(stored_shape(named.name, named.stored_dtype(), {extents.begin(), extents.end()}));
+  }
+  writer.write(header_text(shapes));
   for (const NamedTensor& named : tensors) write_elements(writer, named);
+  const uint64_t sum = writer.finish();
+  return {path.filename().string(), writer.bytes_written(), sum};
+}
+
+StoredShape stored_shape(const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
+  uint64_t elements = 1;
+  for (int64_t extent : shape) elements *= static_cast<uint64_t>(extent);
+  return {name, std::string(stored_dtype_name(dtype)), shape, elements * dtype_bytes(dtype)};
+}
+
+WrittenFile write_safetensors(const fs::path& path, std::span<const StoredShape> tensors,
+                              const std::function<std::span<const std::byte>(size_t)>& bytes_of) {
+  FileWriter writer(path);
+  writer.write(header_text(tensors));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const std::span<const std::byte> bytes = bytes_of(i);
+    MORAY_CHECK(bytes.size() == tensors[i].bytes, "'{}': {} bytes", tensors[i].name, bytes.size());
+    writer.write(bytes.data(), bytes.size());
+  }
   const uint64_t sum = writer.finish();
   return {path.filename().string(), writer.bytes_written(), sum};
 }
@@ -123,6 +147,21 @@ std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder,
   index += "\n  }\n}\n";
   written.push_back(write_text_file(folder / "model.safetensors.index.json", index));
   return written;
+}
+
+void write_safetensors_index(const fs::path& folder, std::span<const std::string> shard_names) {
+  if (shard_names.size() == 1 && shard_names[0] == "model.safetensors") return;
+  std::map<std::string, std::string> shard_of;
+  uint64_t bytes = 0;
+  for (const std::string& name : shard_names) {
+    const SafetensorsFile shard(folder / name);
+    for (const StoredTensor& tensor : shard.tensors()) {
+      bytes += tensor.bytes();
+      shard_of[tensor.name] = name;
+    }
+  }
+  const nlohmann::ordered_json index{{"metadata", {{"total_size", bytes}}}, {"weight_map", shard_of}};
+  write_file_atomically(folder / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
 WrittenFile write_text_file(const fs::path& path, std::string_view content) {

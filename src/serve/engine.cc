@@ -2,6 +2,7 @@
 
 #include "base/math.h"
 #include "ops/cross_entropy.h"
+#include "serve/sampler.h"
 
 namespace moray {
 
@@ -89,18 +90,35 @@ int64_t Engine::keep_prefix(std::span<const int32_t> ids) {
 Tensor Engine::logits(const Tensor& states_TD) {
   const Tensor& head = served_.model.lm_head_VD;
   const Tensor logits_TV = exec_.empty({states_TD.extent(0), head.extent(0)});
-  weight_matmul(exec_, states_TD, {head, {}, 0}, logits_TV);
+  weight_matmul(exec_, states_TD, {head, served_.scales.lm_head_VD, 0}, logits_TV);
   return logits_TV;
 }
 
 std::vector<float> Engine::logprobs(const Tensor& states_TD, std::span<const int32_t> targets) {
   const auto count = static_cast<int64_t>(targets.size());
   MORAY_CHECK(states_TD.extent(0) == count);
+  if (served_.scales.lm_head_VD.defined()) return logprobs_of_codes(states_TD, targets);
   const Tensor targets_T = exec_.empty_i32({count}), loss_T = exec_.empty({count});
   std::copy(targets.begin(), targets.end(), targets_T.data<int32_t>());
   cross_entropy_forward(exec_, states_TD, served_.model.lm_head_VD, targets_T, loss_T);
   std::vector<float> result;
   for (float loss : loss_T.span<float>()) result.push_back(-loss);
+  return result;
+}
+
+// The head has integer codes: a few rows of logits at a time.
+std::vector<float> Engine::logprobs_of_codes(const Tensor& states_TD, std::span<const int32_t> targets) {
+  constexpr int64_t kRows = 64;
+  std::vector<float> result(targets.size());
+  for (int64_t begin = 0; begin < states_TD.extent(0); begin += kRows) {
+    const Tensor rows_TV = logits(states_TD.rows(begin, std::min(begin + kRows, states_TD.extent(0))));
+    exec_.pool->for_each(rows_TV.extent(0), [&](int64_t row, int) {
+      const auto at = static_cast<size_t>(begin + row);
+      if (targets[at] >= 0)
+        result[at] = static_cast<float>(
+            token_logprobs(rows_TV.row(row).span<float>(), targets[at], 0).chosen.logprob);
+    });
+  }
   return result;
 }
 

@@ -55,6 +55,7 @@ class Engine {
 
  private:
   Tensor append(std::span<const int32_t> ids, AttentionForm form, const std::function<bool(double)>& of_layers = {});
+  std::vector<float> logprobs_of_codes(const Tensor& states_TD, std::span<const int32_t> targets);
   void expect_room(int64_t more);
   void reserve(int64_t positions);
 

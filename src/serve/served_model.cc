@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <sstream>
 
 #include "checkpoint/convert.h"
+#include "checkpoint/int_weights.h"
 #include "serve/serving_need.h"
 #include "tensor/panels.h"
 
@@ -56,6 +58,11 @@ bool has_nan_code(const std::byte* codes, int64_t count) {
   return found;
 }
 
+// Kernels count on magnitudes of at most 127.
+bool has_odd_code(const std::byte* codes, int64_t count) {
+  return std::find(codes, codes + count, std::byte{0x80}) != codes + count;
+}
+
 bool are_scales(const std::byte* values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     float scale = 0;
@@ -72,6 +79,7 @@ bool read_piece(const Piece& piece) {
     pack_panels(piece.to, piece.count * static_cast<int64_t>(dtype_bytes(piece.tensor->dtype)) / piece.row_bytes,
                 piece.row_bytes, piece.tensor->dtype);
   if (piece.tensor->dtype == DType::f8_e4m3) return !has_nan_code(piece.to, piece.count);
+  if (piece.tensor->dtype == DType::i8) return !has_odd_code(piece.to, piece.count);
   return !piece.tensor->is_scale || are_scales(piece.to, piece.count);
 }
 
@@ -97,7 +105,36 @@ void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<
   const std::string name = piece.tensor->stored_name(piece.expert);
   if (piece.tensor->is_scale)
     fail("{}: '{}' holds a scale that is not between 0 and {}", folder.path().string(), name, kMostWeightScale);
+  if (piece.tensor->dtype == DType::i8)
+    fail("{}: '{}' holds the code -128, which 8-bit weights do not have", folder.path().string(), name);
   fail("{}: '{}' holds NaN", folder.path().string(), name);
+}
+
+// Where each tensor of the plan belongs.
+std::vector<Parameter> places_of(const WeightPlan& plan, ServedModel& served) {
+  const std::vector<Parameter> weights = list_parameters(served.model), scales = list_parameters(served.scales);
+  std::vector<Parameter> places;
+  size_t next = 0;  // weight
+  for (const PlannedTensor& planned : plan.tensors) {
+    if (!planned.is_scale) ++next;
+    const Parameter& parameter = (planned.is_scale ? scales : weights)[next - 1];
+    MORAY_CHECK(planned.name.starts_with(parameter.name), "{} for {}", planned.name, parameter.name);
+    places.push_back(parameter);
+  }
+  return places;
+}
+
+// What the weights would need after quantization.
+size_t quantized_bytes(const WeightPlan& plan, IntFormat format) {
+  size_t sum = 0;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    if (tensor.is_scale) continue;
+    const bool whole = tensor.dtype != DType::u8 && tensor.dtype != DType::i8 && tensor.shape.rank() > 1;
+    const auto dtype = whole ? int_weight_dtype(tensor.name, tensor.shape[-1], format) : std::nullopt;
+    const auto elements = static_cast<size_t>(tensor.shape.elements());
+    sum += !dtype ? tensor.bytes() : *dtype == DType::u8 ? elements * 9 / 16 : elements * 33 / 32;
+  }
+  return sum;
 }
 
 }  // namespace
@@ -129,26 +166,28 @@ void pack_weights(Exec& exec, ServedModel& served) {
   }
 }
 
-ServedModel load_weights(Exec& exec, const SafetensorsFolder& folder, const WeightPlan& plan,
-                         const LoadProgress& progress) {
+ServedModel allocate_weights(Exec& exec, const WeightPlan& plan) {
   ServedModel served;
   served.model = served.scales = deepseek::make_model(plan.config, [](const Shape&) { return Tensor(); });
-  const std::vector<Parameter> weights = list_parameters(served.model), scales = list_parameters(served.scales);
-  std::vector<Piece> pieces;
-  size_t place = 0;  // of the planned tensor's parameter, plus one
-  for (const PlannedTensor& planned : plan.tensors) {
-    if (!planned.is_scale) ++place;
-    const Parameter& parameter = (planned.is_scale ? scales : weights)[place - 1];
-    MORAY_CHECK(planned.name.starts_with(parameter.name), "{} for {}", planned.name, parameter.name);
-    Tensor tensor = Tensor::empty(*exec.allocator, planned.shape, planned.dtype);
-    *parameter.tensor = tensor;
-    // Scales of integer rows lie as their codes do.
-    const Parameter& weight = weights[place - 1];
-    const bool integers = weight.tensor->dtype() == DType::i8 || weight.tensor->dtype() == DType::u8;
-    if ((!planned.is_scale || integers) && lies_in_panels(weight))
-      *parameter.tensor = tensor.lying_in(TensorLayout::panels);
-    append_pieces(folder, planned, *parameter.tensor, pieces);
+  const std::vector<Parameter> places = places_of(plan, served);
+  bool codes_in_panels = false;  // of integers, whose scales lie as they do
+  for (size_t i = 0; i < places.size(); ++i) {
+    const PlannedTensor& planned = plan.tensors[i];
+    Tensor& tensor = *places[i].tensor;
+    tensor = Tensor::empty(*exec.allocator, planned.shape, planned.dtype);
+    const bool panels = planned.is_scale ? codes_in_panels : lies_in_panels(places[i]);
+    codes_in_panels = panels && (planned.dtype == DType::i8 || planned.dtype == DType::u8);
+    if (panels) tensor = tensor.lying_in(TensorLayout::panels);
   }
+  return served;
+}
+
+ServedModel load_weights(Exec& exec, const SafetensorsFolder& folder, const WeightPlan& plan,
+                         const LoadProgress& progress) {
+  ServedModel served = allocate_weights(exec, plan);
+  const std::vector<Parameter> places = places_of(plan, served);
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < places.size(); ++i) append_pieces(folder, plan.tensors[i], *places[i].tensor, pieces);
   read_pieces(exec, folder, pieces, progress);
   return served;
 }
@@ -172,7 +211,8 @@ std::string advice(const WeightPlan& plan, size_t rest_bytes, size_t available_b
   for (WeightForm form : {WeightForm::fp8, WeightForm::int8, WeightForm::int4}) {
     const size_t bytes = weight_bytes(plan.config, form);
     if (bytes < plan.bytes() && bytes + rest_bytes <= available_bytes)
-      return fmt::format("in {} ({:.1f} GiB) they would fit", weight_form_name(form), static_cast<double>(bytes) / gib);
+      return fmt::format("in {} ({:.1f} GiB) they would fit{}", weight_form_name(form), static_cast<double>(bytes) / gib,
+                         form == WeightForm::fp8 ? "" : ", see moray quantize");
   }
   return "they do not fit in 4-bit either";
 }

@@ -9,7 +9,7 @@ namespace moray {
 
 struct ServedModel {
   deepseek::Model model;
-  deepseek::Model scales;  // defined where the model's tensor is FP8
+  deepseek::Model scales;  // defined where the model's tensor holds codes
 };
 
 // Progress of a long load: bytes done.
@@ -22,8 +22,11 @@ bool lies_in_panels(const Parameter&);
 // Puts weights that lie in rows into panels, all threads at once, where they are.
 void pack_weights(Exec&, ServedModel&);
 
-// Reads what was planned, all threads at once, into panels where they serve. Throws Error for FP8 codes that are NaN and scales that are no
-// scales.
+// The plan's tensors, uninitialised, in the layouts they are served in.
+ServedModel allocate_weights(Exec&, const WeightPlan&);
+
+// Reads what was planned, all threads at once, into panels where they serve. Throws Error for FP8 codes that are
+// NaN, 8-bit codes that are −128, and scales that are no scales.
 ServedModel load_weights(Exec&, const SafetensorsFolder&, const WeightPlan&, const LoadProgress& = {});
 
 // A model in training's form, f32, shared and not copied.

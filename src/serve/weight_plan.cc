@@ -5,13 +5,15 @@
 
 #include <set>
 
+#include "checkpoint/fp8_weights.h"
+#include "checkpoint/int_weights.h"
+#include "tensor/int_rows.h"
 #include "tensor/quantized.h"
 
 namespace moray {
 
 namespace {
 
-constexpr std::string_view kScaleSuffix = "_scale_inv";
 constexpr size_t kMostProblems = 5;  // named in one message
 
 Shape shape_of(const std::vector<int64_t>& extents) {
@@ -24,6 +26,27 @@ Shape shape_of(const std::vector<int64_t>& extents) {
 
 Shape block_shape(const Shape& matrix) {
   return {(matrix[0] + kTile - 1) / kTile, (matrix[1] + kTile - 1) / kTile};
+}
+
+bool is_integer(DType dtype) {
+  return dtype == DType::i8 || dtype == DType::u8;
+}
+
+bool has_scales(DType dtype) {
+  return dtype == DType::f8_e4m3 || is_integer(dtype);
+}
+
+std::string scale_name(const std::string& weight, DType dtype) {
+  return is_integer(dtype) ? int_scale_name(weight) : fp8_scale_name(weight);
+}
+
+Shape scale_shape(const Shape& matrix, DType dtype) {
+  return is_integer(dtype) ? Shape{matrix[0], int_row_scales(matrix[1])} : block_shape(matrix);
+}
+
+// A matrix as its file has it.
+Shape stored_matrix(const Shape& matrix, DType dtype) {
+  return is_integer(dtype) ? Shape{matrix[0], int_stored_columns(dtype, matrix[1])} : matrix;
 }
 
 Shape stacked(int64_t experts, const Shape& matrix) {
@@ -72,11 +95,25 @@ class Planner {
     return nullptr;
   }
 
+  // What a parameter may be stored as.
+  struct Allowed {
+    bool as_f32, fp8, integers;
+  };
+
+  static Allowed allowed(const Parameter& parameter) {
+    const bool router = parameter.name.ends_with("mlp.gate.weight");
+    const bool as_f32 = parameter.kind == ParameterKind::vector || parameter.kind == ParameterKind::buffer || router;
+    const bool linear = !as_f32 && parameter.kind != ParameterKind::table;
+    return {as_f32, linear, linear || parameter.name == "lm_head.weight"};
+  }
+
   // What a stored type is served as; nothing for those that are not.
-  static std::optional<DType> served(const std::string& stored, bool as_f32, bool allow_codes) {
+  static std::optional<DType> served(const std::string& stored, const Allowed& allowed, const Shape& shape) {
     if (stored == "F32") return DType::f32;
-    if (stored == "BF16") return as_f32 ? DType::f32 : DType::bf16;
-    if (stored == "F8_E4M3" && allow_codes) return DType::f8_e4m3;
+    if (stored == "BF16") return allowed.as_f32 ? DType::f32 : DType::bf16;
+    if (stored == "F8_E4M3" && allowed.fp8) return DType::f8_e4m3;
+    if (stored == "I8" && allowed.integers) return DType::i8;
+    if (stored == "U8" && allowed.integers && shape[1] % kInt4Group == 0) return DType::u8;
     return std::nullopt;
   }
 
@@ -85,14 +122,13 @@ class Planner {
     const Shape& whole = parameter.tensor->shape();
     PlannedTensor tensor{parameter.name, whole, DType::f32, false, experts ? whole[0] : 0};
     const Shape matrix = experts ? Shape{whole[1], whole[2]} : whole;
-    const bool router = parameter.name.ends_with("mlp.gate.weight");
-    const bool as_f32 = parameter.kind == ParameterKind::vector || parameter.kind == ParameterKind::buffer || router;
-    const bool allow_codes = !as_f32 && parameter.kind != ParameterKind::table;
     for (int64_t e = 0; e < std::max<int64_t>(1, tensor.experts) && problems_.size() < kMostProblems; ++e) {
       const std::string name = tensor.stored_name(e);
-      const StoredTensor* stored = expect(name, matrix);
+      const StoredTensor* there = folder_.find(name);
+      const std::optional<DType> dtype =
+          there == nullptr ? std::nullopt : served(there->dtype, allowed(parameter), matrix);
+      const StoredTensor* stored = expect(name, stored_matrix(matrix, dtype.value_or(DType::f32)));
       if (stored == nullptr) continue;
-      const std::optional<DType> dtype = served(stored->dtype, as_f32, allow_codes);
       if (!dtype)
         problem("'{}' is {}, which is not served{}", name, stored->dtype,
                 stored->dtype == "F16" ? "; convert it to BF16" : "");
@@ -100,17 +136,19 @@ class Planner {
         problem("'{}' is {}, the experts before it are not", name, stored->dtype);
       else
         tensor.dtype = *dtype;
-      if (dtype == DType::f8_e4m3) expect_scale(name, matrix);
+      if (dtype && has_scales(*dtype)) expect_scale(name, matrix, *dtype);
     }
+    if (is_integer(tensor.dtype)) tensor.shape = stacked(tensor.experts, stored_matrix(matrix, tensor.dtype));
     plan_.tensors.push_back(tensor);
-    if (tensor.dtype == DType::f8_e4m3)
-      plan_.tensors.push_back({tensor.name + std::string(kScaleSuffix), stacked(tensor.experts, block_shape(matrix)),
-                               DType::f32, true, tensor.experts});
+    if (has_scales(tensor.dtype))
+      plan_.tensors.push_back({scale_name(tensor.name, tensor.dtype),
+                               stacked(tensor.experts, scale_shape(matrix, tensor.dtype)), DType::f32, true,
+                               tensor.experts});
   }
 
-  void expect_scale(const std::string& name, const Shape& matrix) {
-    const std::string scale = name + std::string(kScaleSuffix);
-    const StoredTensor* stored = expect(scale, block_shape(matrix));
+  void expect_scale(const std::string& name, const Shape& matrix, DType dtype) {
+    const std::string scale = scale_name(name, dtype);
+    const StoredTensor* stored = expect(scale, scale_shape(matrix, dtype));
     if (stored != nullptr && stored->dtype != "F32") problem("'{}' is {}, expected F32", scale, stored->dtype);
   }
 

@@ -11,8 +11,8 @@ namespace moray {
 struct PlannedTensor {
   std::string name;  // Hugging Face's, "{}" for the expert
   Shape shape;
-  DType dtype = DType::f32;  // norms, routers and biases are f32, all else as stored
-  bool is_scale = false;     // of the FP8 tensor planned before it
+  DType dtype = DType::f32;  // norms, routers and biases are f32, all else as stored; u8: 4 bits, rows of bytes
+  bool is_scale = false;     // of the FP8 or integer tensor planned before it
   int64_t experts = 0;       // 0: one tensor
 
   std::string stored_name(int64_t expert) const;
@@ -21,7 +21,7 @@ struct PlannedTensor {
 
 struct WeightPlan {
   deepseek::ModelConfig config;         // without MTP modules unless they are asked for
-  std::vector<PlannedTensor> tensors;   // in the order of Model::visit, each FP8 one followed by its scales
+  std::vector<PlannedTensor> tensors;   // in the order of Model::visit, each of codes followed by its scales
   size_t bytes() const;
 };
 

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "checkpoint/fp8_weights.h"
+#include "checkpoint/int_weights.h"
 
 namespace moray {
 
@@ -17,7 +18,8 @@ bool is_known_extra(const std::string& name) {
 deepseek::ModelConfig read_model_config(const fs::path& folder) {
   const fs::path path = folder / "config.json";
   const std::string text = read_file(path);
-  read_fp8_scheme(text, path.string());  // refuses other quantizations before anything is read
+  // Refuses other quantizations before anything is read.
+  if (!read_int_format(text, path.string())) read_fp8_scheme(text, path.string());
   return deepseek::ModelConfig::from_json(text, path.string());
 }
 

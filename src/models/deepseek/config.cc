@@ -75,6 +75,7 @@ void refuse_unknown_arithmetic(const JsonObject& json) {
   if (!found->is_object()) fail("{}: quantization_config is no object", json.source);
   const JsonObject quantization{*found, json.source + ": quantization_config"};
   const auto method = quantization.get<std::string>("quant_method", "");
+  if (method == "moray") return;  // weights of 8 or 4 bits: checkpoint/int_weights.h
   if (method != "fp8")
     fail(
         "{}: quant_method is '{}', only 'fp8' (blocks of 128 × 128) is known; take the model's FP8 or BF16 "

@@ -1,0 +1,231 @@
+#include "serve/quantize.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <nlohmann/json.hpp>
+
+#include "base/folder_lock.h"
+#include "base/json.h"
+#include "checkpoint/convert.h"
+#include "checkpoint/fp8_weights.h"
+#include "tensor/int_rows.h"
+
+namespace moray {
+
+namespace {
+
+constexpr const char* kRecordFile = ".moray-quantize.json";
+constexpr int64_t kPieceRows = 16;
+
+// A weight on its way: where it lies and what it becomes.
+struct Source {
+  const SafetensorsFile& file;
+  const StoredTensor& stored;
+  std::vector<float> block_scales;  // of FP8
+
+  int64_t rows() const { return stored.shape[0]; }
+  int64_t columns() const { return stored.shape[1]; }
+
+  // Rows [begin, end) widened to f32.
+  void read(int64_t begin, int64_t end, const Tensor& into) const {
+    const std::byte* data = file.bytes(stored).data();
+    if (stored.dtype == "F8_E4M3") {
+      const Fp8Weight weight{stored.name, file.path().string(), rows(), columns(),
+                             reinterpret_cast<const e4m3*>(data), block_scales};
+      return dequantize_rows(weight, begin, end, into);
+    }
+    const auto at = static_cast<size_t>(begin * columns()) * stored_dtype_bytes(stored.dtype);
+    if (!convert_elements(stored.dtype, data + at, (end - begin) * columns(), DType::f32, into.raw()))
+      fail("{}: '{}' is {}, which cannot be quantized", file.path().string(), stored.name, stored.dtype);
+  }
+};
+
+const SafetensorsFile* holder_of(std::span<const SafetensorsFile* const> shards, const std::string& name) {
+  const auto found =
+      std::ranges::find_if(shards, [&](const SafetensorsFile* shard) { return shard->find(name) != nullptr; });
+  return found == shards.end() ? nullptr : *found;
+}
+
+std::vector<float> block_scales(const SafetensorsFile& file, const StoredTensor& weight,
+                                std::span<const SafetensorsFile* const> shards) {
+  const std::string name = fp8_scale_name(weight.name), where = file.path().string();
+  const SafetensorsFile* holder = holder_of(shards, name);
+  if (holder == nullptr) fail("{}: '{}' is FP8, but its scales '{}' are missing", where, weight.name, name);
+  const auto blocks = [](int64_t extent) { return (extent + kTile - 1) / kTile; };
+  const StoredTensor& stored = holder->tensor(name);
+  if (stored.shape != std::vector<int64_t>{blocks(weight.shape[0]), blocks(weight.shape[1])})
+    fail("{}: '{}' does not have a scale for each block of {}×{} of '{}'", where, name, kTile, kTile, weight.name);
+  Allocator allocator;
+  const Tensor scales = holder->read(name, allocator, DType::f32);
+  return {scales.span<float>().begin(), scales.span<float>().end()};
+}
+
+// A tensor of the new shard: one that is copied, codes, or their scales.
+struct Output {
+  std::string name;
+  const StoredTensor* stored;
+  std::optional<DType> codes;  // what the weight becomes
+  bool is_scale = false;
+};
+
+// In the old order; scales of FP8 weights that are quantized are not taken over.
+std::vector<Output> outputs_of(const SafetensorsFile& shard, IntFormat format) {
+  std::vector<Output> outputs;
+  for (const StoredTensor& stored : shard.tensors()) {
+    const std::string of_weight = is_fp8_scale_name(stored.name)
+                                      ? stored.name.substr(0, stored.name.size() - std::string("_scale_inv").size())
+                                      : std::string();
+    if (!of_weight.empty() && int_weight_dtype(of_weight, 0, format)) continue;
+    const bool matrix = stored.shape.size() == 2;
+    const auto codes = matrix ? int_weight_dtype(stored.name, stored.shape[1], format) : std::nullopt;
+    outputs.push_back({stored.name, &stored, codes});
+    if (codes) outputs.push_back({int_scale_name(stored.name), &stored, codes, true});
+  }
+  return outputs;
+}
+
+struct Quantized {
+  Tensor codes, scales;
+};
+
+Quantized quantize(Exec& exec, const Source& source, DType dtype) {
+  const int64_t rows = source.rows(), columns = source.columns();
+  Quantized result{Tensor::empty(*exec.allocator, {rows, int_stored_columns(dtype, columns)}, dtype),
+                   Tensor::empty(*exec.allocator, {rows, int_row_scales(columns)}, DType::f32)};
+  source.read(0, 0, Tensor::empty(*exec.allocator, {0, columns}, DType::f32));  // the type, before threads start
+  std::atomic<bool> finite = true;
+  exec.pool->for_ranges(rows, kPieceRows, [&](int64_t begin, int64_t end, int) {
+    const Tensor piece = Tensor::empty(*exec.allocator, {end - begin, columns}, DType::f32);
+    source.read(begin, end, piece);
+    for (int64_t row = begin; row < end; ++row) {
+      const auto x = piece.row(row - begin).span<float>();
+      const Tensor codes = result.codes.row(row);
+      float* scales = result.scales.row(row).data<float>();
+      const bool good = dtype == DType::u8 ? quantize_row_int4(x, codes.data<uint8_t>(), scales)
+                                           : quantize_row_int8(x, codes.data<int8_t>(), scales);
+      if (!good) finite = false;
+    }
+  });
+  if (!finite) fail("{}: '{}' holds NaN or infinity", source.file.path().string(), source.stored.name);
+  return result;
+}
+
+// The identity of what is quantized, so that a part of something else is not gone on with.
+std::string record_of(const SafetensorsFolder& folder, IntFormat format) {
+  nlohmann::ordered_json record{{"format", int_format_name(format)}};
+  for (const SafetensorsFile& file : folder.files())
+    record["shards"].push_back({{"name", file.path().filename().string()},
+                                {"bytes", fs::file_size(file.path())},
+                                {"modified", fs::last_write_time(file.path()).time_since_epoch().count()}});
+  return record.dump(2) + "\n";
+}
+
+uint64_t data_bytes(const SafetensorsFile& file) {
+  uint64_t bytes = 0;
+  for (const StoredTensor& tensor : file.tensors()) bytes += tensor.bytes();
+  return bytes;
+}
+
+void copy_beside(const fs::path& from, const fs::path& to) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
+    const std::string name = entry.path().filename().string();
+    if (entry.is_regular_file() && is_kept_beside_weights(name))
+      write_file_atomically(to / name, read_file(entry.path()));
+  }
+}
+
+void begin_part(const fs::path& part, const std::string& record) {
+  const fs::path path = part / kRecordFile;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return write_file_atomically(path, record);
+  if (read_file(path) != record)
+    fail("{}: is the beginning of another model's or format's quantization; remove it", part.string());
+}
+
+}  // namespace
+
+void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const SafetensorsFile* const> shards,
+                    IntFormat format, const fs::path& into, const QuantizeProgress& progress) {
+  const std::vector<Output> outputs = outputs_of(shard, format);
+  std::vector<StoredShape> shapes;
+  for (const Output& output : outputs) {
+    const StoredTensor& stored = *output.stored;
+    if (!output.codes)
+      shapes.push_back({output.name, stored.dtype, stored.shape, stored.bytes()});
+    else if (output.is_scale)
+      shapes.push_back(stored_shape(output.name, DType::f32, {stored.shape[0], int_row_scales(stored.shape[1])}));
+    else
+      shapes.push_back(stored_shape(output.name, *output.codes,
+                                    {stored.shape[0], int_stored_columns(*output.codes, stored.shape[1])}));
+  }
+  const fs::path part = into.string() + ".part";
+  uint64_t done = 0;
+  Quantized current;
+  write_safetensors(part, shapes, [&](size_t i) -> std::span<const std::byte> {
+    const Output& output = outputs[i];
+    if (output.is_scale) return {current.scales.raw(), current.scales.bytes()};
+    done += output.stored->bytes();
+    if (progress) progress(done);
+    if (!output.codes) return shard.bytes(*output.stored);
+    Source source{shard, *output.stored, {}};
+    if (output.stored->dtype == "F8_E4M3") source.block_scales = block_scales(shard, *output.stored, shards);
+    current = quantize(exec, source, *output.codes);
+    return {current.codes.raw(), current.codes.bytes()};
+  });
+  fs::rename(part, into);
+  sync_folder(into.parent_path());
+}
+
+bool is_kept_beside_weights(const std::string& name) {
+  for (const char* ending : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".gguf"})
+    if (name.ends_with(ending)) return false;
+  return !name.starts_with(".") && name != "config.json";
+}
+
+QuantizeSummary quantize_folder(Exec& exec, const fs::path& model, const fs::path& output, IntFormat format,
+                                const std::function<void(uint64_t, uint64_t)>& progress) {
+  std::error_code error;
+  if (fs::exists(fs::symlink_status(output, error))) fail("{}: exists already", output.string());
+  const fs::path config_path = model / "config.json";
+  const std::string config = read_file(config_path);
+  if (read_int_format(config, config_path.string())) fail("{}: is quantized already", model.string());
+  const SafetensorsFolder folder(model);
+  std::vector<const SafetensorsFile*> shards;
+  QuantizeSummary summary{.shards = static_cast<int64_t>(folder.files().size())};
+  for (const SafetensorsFile& file : folder.files()) {
+    shards.push_back(&file);
+    summary.bytes_before += data_bytes(file);
+  }
+  const fs::path whole = fs::absolute(output).lexically_normal(), part = whole.string() + ".part";
+  fs::create_directories(part, error);
+  if (error) fail("{}: cannot create the folder: {}", part.string(), error.message());
+  const FolderLock lock(part, "quantization");
+  begin_part(part, record_of(folder, format));
+
+  uint64_t before = 0;
+  std::vector<std::string> names;
+  for (const SafetensorsFile& file : folder.files()) {
+    const fs::path into = part / names.emplace_back(file.path().filename().string());
+    if (fs::exists(into, error))
+      ++summary.shards_there;
+    else
+      quantize_shard(exec, file, shards, format, into,
+                     [&](uint64_t done) { progress(before + done, summary.bytes_before); });
+    before += data_bytes(file);
+    summary.bytes_after += data_bytes(SafetensorsFile(into));
+  }
+  write_safetensors_index(part, names);
+  copy_beside(model, part);
+  write_file_atomically(part / "config.json", with_int_format(config, format));
+  fs::remove(part / kRecordFile);
+  lock.remove();
+  sync_folder(part);
+  fs::rename(part, whole, error);
+  if (error) fail("{}: cannot rename to {}: {}", part.string(), whole.string(), error.message());
+  sync_folder(whole.parent_path());
+  return summary;
+}
+
+}  // namespace moray

@@ -1,0 +1,257 @@
+// Quantized folders: what becomes of which tensor, resumption, and that they are served as close to the original
+// as their format allows.
+#include "serve/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "backend/register.h"
+#include "base/test_help.h"
+#include "checkpoint/fp8_weights.h"
+#include "serve/divergence.h"
+#include "serve/engine.h"
+#include "tensor/int_rows.h"
+
+namespace moray {
+namespace {
+
+struct Machine {
+  explicit Machine(int threads = 2) : pool(threads) { register_backends(); }
+  Allocator allocator;
+  ThreadPool pool;
+  Exec exec{Device::cpu, &pool, &allocator, DType::f32};
+};
+
+const fs::path kGolden = fs::path(MORAY_SOURCE_DIR) / "tests/golden/inference";
+
+// V3's parts, with widths that 32 divides.
+deepseek::ModelConfig small_config() {
+  auto config = deepseek::ModelConfig::from_json(read_file(kGolden / "v3-f32/config.json"), "v3");
+  config.hidden_size = 160;
+  config.moe_intermediate_size = 96;
+  config.kv_lora_rank = 64;
+  config.q_lora_rank = 96;
+  config.num_nextn_predict_layers = 0;
+  config.initializer_range = 0.08;
+  return config;
+}
+
+void write_model(Exec& exec, const fs::path& folder, uint64_t max_shard_bytes = kDefaultShardBytes) {
+  const deepseek::ModelConfig config = small_config();
+  deepseek::Model model = deepseek::allocate_model(exec, config);
+  deepseek::initialize(exec, model, 11);
+  std::vector<NamedTensor> tensors;
+  for (const deepseek::NamedWeight& weight : deepseek::named_weights(model))
+    tensors.push_back({weight.name, weight.tensor});
+  fs::create_directories(folder);
+  write_safetensors_folder(folder, tensors, max_shard_bytes);
+  write_file_atomically(folder / "config.json", config.to_json("float32", 0, 1));
+  write_file_atomically(folder / "tokenizer.json", "{}");
+}
+
+QuantizeSummary quantize(Exec& exec, const fs::path& from, const fs::path& to, IntFormat format) {
+  return quantize_folder(exec, from, to, format, [](uint64_t, uint64_t) {});
+}
+
+ServedModel load(Exec& exec, const fs::path& folder) {
+  const SafetensorsFolder weights(folder);
+  return load_weights(exec, weights, plan_weights(weights, small_config(), false));
+}
+
+using test::error_of;
+
+std::vector<int32_t> some_tokens(int64_t count) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>((i * 37 + i * i) % small_config().vocab_size));
+  return ids;
+}
+
+Tensor logits_of(Exec& exec, const ServedModel& served, const std::vector<int32_t>& ids) {
+  Engine engine(exec, served, {.cache_dtype = DType::f32});
+  Tensor logits;
+  engine.append_prompt(ids, [&](int64_t, const Tensor& states) { logits = engine.logits(states); });
+  return logits;
+}
+
+TEST(Quantize, TensorsBecomeWhatTheirNamesSay) {
+  Machine machine;
+  const test::ScratchFolder scratch;
+  const fs::path from = scratch / "model", to = scratch / "small";
+  write_model(machine.exec, from);
+  const QuantizeSummary summary = quantize(machine.exec, from, to, IntFormat::int4);
+  EXPECT_LT(summary.bytes_after, summary.bytes_before / 3);
+  const SafetensorsFolder before(from), after(to);
+  const auto dtype = [&](const std::string& name) { return after.tensor(name).dtype; };
+  const std::string layer = "model.layers.1.";
+  EXPECT_EQ(dtype(layer + "mlp.experts.3.gate_proj.weight"), "U8");
+  EXPECT_EQ(after.tensor(layer + "mlp.experts.3.gate_proj.weight").shape, (std::vector<int64_t>{96, 85}));
+  EXPECT_EQ(after.tensor(layer + "mlp.experts.3.gate_proj.weight_scale").shape, (std::vector<int64_t>{96, 2}));
+  EXPECT_EQ(dtype(layer + "self_attn.q_b_proj.weight"), "U8");
+  EXPECT_EQ(dtype(layer + "self_attn.kv_a_proj_with_mqa.weight"), "I8");
+  EXPECT_EQ(dtype(layer + "self_attn.kv_b_proj.weight"), "I8");
+  EXPECT_EQ(dtype("lm_head.weight"), "I8");
+  for (const std::string& name : {std::string("model.embed_tokens.weight"), std::string("model.norm.weight"),
+                                  layer + "mlp.gate.weight", layer + "mlp.gate.e_score_correction_bias",
+                                  layer + "self_attn.kv_a_layernorm.weight"}) {
+    EXPECT_EQ(dtype(name), before.tensor(name).dtype) << name;
+    EXPECT_TRUE(std::ranges::equal(after.bytes(name), before.bytes(name))) << name;
+  }
+  EXPECT_EQ(read_int_format(read_file(to / "config.json"), "config.json"), IntFormat::int4);
+  EXPECT_EQ(read_file(to / "tokenizer.json"), "{}");
+  EXPECT_FALSE(fs::exists(to / ".lock") || fs::exists(to / ".moray-quantize.json"));
+  // One row by hand.
+  const std::string name = layer + "mlp.experts.3.gate_proj.weight";
+  const auto* row = reinterpret_cast<const uint8_t*>(after.bytes(name).data()) + 5 * 85;
+  float scale[2];
+  std::memcpy(scale, after.bytes(name + "_scale").data() + 5 * sizeof(scale), sizeof(scale));
+  for (int64_t column = 0; column < 160; ++column) {
+    float x = 0;
+    std::memcpy(&x, before.bytes(name).data() + static_cast<size_t>(5 * 160 + column) * sizeof(x), sizeof(x));
+    EXPECT_NEAR(static_cast<float>(int4_element(row, 160, column)) * scale[column / 128], x, 0.04);
+  }
+}
+
+TEST(Quantize, PredictionsStayNear) {
+  Machine machine;
+  const test::ScratchFolder scratch;
+  write_model(machine.exec, scratch / "model");
+  const std::vector<int32_t> ids = some_tokens(60);
+  const Tensor exact = logits_of(machine.exec, load(machine.exec, scratch / "model"), ids);
+  double of_format[2] = {};
+  for (const IntFormat format : {IntFormat::int8, IntFormat::int4}) {
+    const fs::path to = scratch / std::string(int_format_name(format));
+    quantize(machine.exec, scratch / "model", to, format);
+    const ServedModel served = load(machine.exec, to);
+    Divergence sums;
+    const std::vector<int32_t> next(ids.size(), 3);
+    add_divergence(machine.exec, logits_of(machine.exec, served, ids), exact, next, sums);
+    of_format[format == IntFormat::int4] = sums.mean();
+    // A token's logits, by the tokens before it, then as generated.
+    Engine engine(machine.exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 7});
+    const Tensor last = engine.append_prompt({ids.data(), 59});
+    const Tensor generated = engine.logits(engine.append_generated(ids[59]));
+    EXPECT_TRUE(std::isfinite(generated.data<float>()[0]));
+    const float logprob = engine.logprobs(last, std::array<int32_t, 1>{ids[59]})[0];
+    EXPECT_TRUE(logprob < 0 && std::isfinite(logprob));
+    Machine other(1);
+    const Tensor on_one = logits_of(other.exec, load(other.exec, to), ids);
+    EXPECT_TRUE(std::ranges::equal(on_one.span<float>(), logits_of(machine.exec, served, ids).span<float>()));
+  }
+  EXPECT_GT(of_format[0], 0);
+  EXPECT_LT(of_format[0], 1e-3);
+  EXPECT_LT(of_format[1], 0.1);
+  EXPECT_GT(of_format[1], 4 * of_format[0]);
+}
+
+TEST(Quantize, GoesOnWhereItWasAndGivesTheSameBytes) {
+  Machine machine, other(1);
+  const test::ScratchFolder scratch;
+  write_model(machine.exec, scratch / "model", 400'000);
+  const SafetensorsFolder original(scratch / "model");
+  ASSERT_GT(original.files().size(), 3u);
+  EXPECT_THROW(quantize_folder(machine.exec, scratch / "model", scratch / "small", IntFormat::int4,
+                               [](uint64_t done, uint64_t total) {
+                                 if (done > total / 2) fail("the power is gone");
+                               }),
+               Error);
+  EXPECT_FALSE(fs::exists(scratch / "small"));
+  EXPECT_NE(error_of([&] { quantize(machine.exec, scratch / "model", scratch / "small", IntFormat::int8); })
+                .find("another model's or format's"),
+            std::string::npos);
+  const QuantizeSummary resumed = quantize(machine.exec, scratch / "model", scratch / "small", IntFormat::int4);
+  EXPECT_GE(resumed.shards_there, 1);
+  quantize(other.exec, scratch / "model", scratch / "at-once", IntFormat::int4);
+  for (const fs::directory_entry& entry : fs::directory_iterator(scratch / "at-once"))
+    EXPECT_EQ(read_file(entry.path()), read_file(scratch / "small" / entry.path().filename())) << entry.path();
+  load(machine.exec, scratch / "small");
+  EXPECT_NE(error_of([&] { quantize(machine.exec, scratch / "model", scratch / "small", IntFormat::int4); })
+                .find("exists already"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { quantize(machine.exec, scratch / "small", scratch / "again", IntFormat::int4); })
+                .find("quantized already"),
+            std::string::npos);
+}
+
+// The same codes from FP8 as from the numbers that its codes and scales stand for.
+TEST(Quantize, Fp8FoldersAreWidened) {
+  Machine machine;
+  const test::ScratchFolder scratch;
+  quantize(machine.exec, kGolden / "v3-fp8", scratch / "small", IntFormat::int8);
+  const SafetensorsFolder original(kGolden / "v3-fp8"), small(scratch / "small");
+  const auto config = deepseek::ModelConfig::from_json(read_file(scratch / "small/config.json"), "config");
+  load_weights(machine.exec, small, plan_weights(small, config, true));
+  for (const std::string& name : original.names()) {
+    if (original.tensor(name).dtype != "F8_E4M3") continue;
+    EXPECT_EQ(small.find(name + "_scale_inv"), nullptr);
+    const StoredTensor& stored = original.tensor(name);
+    const Tensor wide = Tensor::empty(machine.allocator, {stored.shape[0], stored.shape[1]}, DType::f32);
+    read_dequantized(original, name, wide);
+    std::vector<int8_t> codes(static_cast<size_t>(wide.elements()));
+    std::vector<float> scales(static_cast<size_t>(stored.shape[0] * int_row_scales(stored.shape[1])));
+    for (int64_t row = 0; row < stored.shape[0]; ++row)
+      ASSERT_TRUE(quantize_row_int8(wide.row(row).span<float>(), codes.data() + row * stored.shape[1],
+                                    scales.data() + row * int_row_scales(stored.shape[1])));
+    EXPECT_EQ(std::memcmp(codes.data(), small.bytes(name).data(), codes.size()), 0) << name;
+    EXPECT_EQ(std::memcmp(scales.data(), small.bytes(name + "_scale").data(), scales.size() * sizeof(float)), 0);
+  }
+}
+
+TEST(Quantize, NamesWhatCannotBeQuantized) {
+  Machine machine;
+  const test::ScratchFolder scratch;
+  const auto one = [&](const char* name, const std::vector<NamedTensor>& tensors) {
+    const fs::path folder = scratch / name;
+    fs::create_directories(folder);
+    write_safetensors(folder / "model.safetensors", tensors);
+    write_file_atomically(folder / "config.json", "{}");
+    return error_of([&] { quantize(machine.exec, folder, scratch / (std::string(name) + "-small"), IntFormat::int4); });
+  };
+  const Tensor nan = Tensor::zeros(machine.allocator, {4, 64}, DType::f32);
+  nan.data<float>()[70] = std::nanf("");
+  EXPECT_NE(one("nan", {{"a.q_proj.weight", nan}}).find("'a.q_proj.weight' holds NaN"), std::string::npos);
+  const Tensor ints = Tensor::zeros(machine.allocator, {4, 64}, DType::i32);
+  EXPECT_NE(one("type", {{"a.q_proj.weight", ints}}).find("'a.q_proj.weight' is I32"), std::string::npos);
+  const Tensor codes = Tensor::zeros(machine.allocator, {4, 64}, DType::f8_e4m3);
+  EXPECT_NE(one("scale", {{"a.q_proj.weight", codes}}).find("'a.q_proj.weight_scale_inv' are missing"),
+            std::string::npos);
+}
+
+// The header of a quantized folder's file changed by `edit`, over the same data.
+std::string refusal(const fs::path& folder, const std::function<void(nlohmann::ordered_json&)>& edit) {
+  const test::ScratchFolder changed;
+  const std::string file = read_file(folder / "model.safetensors");
+  uint64_t size = 0;
+  std::memcpy(&size, file.data(), sizeof(size));
+  auto header = nlohmann::ordered_json::parse(file.substr(8, size));
+  edit(header);
+  const std::string text = header.dump();
+  const uint64_t length = text.size();
+  write_file_atomically(changed / "model.safetensors",
+                        std::string(reinterpret_cast<const char*>(&length), 8) + text + file.substr(8 + size));
+  return error_of([&] { plan_weights(SafetensorsFolder(changed.path()), small_config(), false); });
+}
+
+TEST(Quantize, PlansNameScalesThatDoNotFit) {
+  Machine machine;
+  const test::ScratchFolder scratch;
+  write_model(machine.exec, scratch / "model");
+  quantize(machine.exec, scratch / "model", scratch / "small", IntFormat::int4);
+  const std::string up = "model.layers.1.mlp.experts.3.up_proj.weight";
+  EXPECT_EQ(refusal(scratch / "small", [](auto&) {}), "no error");
+  EXPECT_NE(refusal(scratch / "small", [&](auto& h) {
+              h["spare"] = h.at(up + "_scale");
+              h.erase(up + "_scale");
+            }).find("'" + up + "_scale' is missing"),
+            std::string::npos);
+  EXPECT_NE(refusal(scratch / "small", [&](auto& h) { h[up + "_scale"]["shape"] = {2, 96}; }).find(
+                "'" + up + "_scale' is [2, 96], expected [96, 2]"),
+            std::string::npos);
+  EXPECT_NE(refusal(scratch / "small", [&](auto& h) { h[up]["shape"] = {85, 96}; }).find(
+                "'" + up + "' is [85, 96], expected [96, 85]"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace moray
