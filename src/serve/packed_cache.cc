@@ -1,0 +1,247 @@
+#include "serve/packed_cache.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+
+namespace moray {
+
+namespace {
+
+constexpr std::string_view kMagic = "moraypk1";
+constexpr int64_t kVersion = 1;  // of the forms that weights are served in
+constexpr size_t kAlignment = 4096, kPreludeBytes = 24, kMostHeaderBytes = size_t{1} << 30;
+constexpr size_t kPieceBytes = size_t{4} << 20;
+
+uint64_t aligned(uint64_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// What the file must have been made of.
+nlohmann::json source_of(const SafetensorsFolder& folder) {
+  const std::string config = read_file(folder.path() / "config.json");
+  nlohmann::json source{{"version", kVersion},
+                        {"config", checksum(std::as_bytes(std::span(config)))},
+                        {"shards", nlohmann::json::array()}};
+  for (const SafetensorsFile& file : folder.files())
+    source["shards"].push_back({file.path().filename().string(), fs::file_size(file.path()),
+                                fs::last_write_time(file.path()).time_since_epoch().count()});
+  return source;
+}
+
+// The tensors that there are, in the order of Model::visit: weights, then scales.
+std::vector<Parameter> tensors_of(ServedModel& served) {
+  std::vector<Parameter> all;
+  for (deepseek::Model* tree : {&served.model, &served.scales})
+    for (const Parameter& parameter : list_parameters(*tree))
+      if (parameter.tensor->defined()) all.push_back(parameter);
+  return all;
+}
+
+struct Piece {
+  std::byte* at = nullptr;
+  size_t bytes = 0;
+  uint64_t file_offset = 0, sum = 0;
+};
+
+void append_pieces(const Tensor& tensor, uint64_t file_offset, std::vector<Piece>& pieces) {
+  for (size_t begin = 0; begin < tensor.bytes(); begin += kPieceBytes)
+    pieces.push_back({tensor.raw() + begin, std::min(kPieceBytes, tensor.bytes() - begin), file_offset + begin, 0});
+}
+
+uint64_t sum_of(const Piece& piece) {
+  return checksum({piece.at, piece.bytes});
+}
+
+class File {
+ public:
+  explicit File(const fs::path& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+  ~File() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  bool is_open() const { return fd_ >= 0; }
+  uint64_t bytes() const { return static_cast<uint64_t>(std::max<off_t>(0, ::lseek(fd_, 0, SEEK_END))); }
+  bool read(uint64_t offset, void* to, size_t bytes) const {
+    for (auto* at = static_cast<char*>(to); bytes > 0;) {
+      const ssize_t got = ::pread(fd_, at, bytes, static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) return false;
+      at += got;
+      offset += static_cast<uint64_t>(got);
+      bytes -= static_cast<size_t>(got);
+    }
+    return true;
+  }
+
+ private:
+  int fd_;
+};
+
+// The header's text; empty when it is not whole.
+std::string read_header(const File& file) {
+  char prelude[kPreludeBytes];
+  uint64_t length = 0, sum = 0;
+  if (!file.read(0, prelude, sizeof(prelude)) || std::string_view(prelude, kMagic.size()) != kMagic) return {};
+  std::memcpy(&length, prelude + 8, sizeof(length));
+  std::memcpy(&sum, prelude + 16, sizeof(sum));
+  if (length > kMostHeaderBytes || length > file.bytes()) return {};
+  std::string text(length, '\0');
+  if (!file.read(kPreludeBytes, text.data(), length) || checksum(std::as_bytes(std::span(text))) != sum) return {};
+  return text;
+}
+
+nlohmann::json entry_of(const Parameter& parameter) {
+  return {{"name", parameter.name},
+          {"dtype", dtype_name(parameter.tensor->dtype())},
+          {"shape", parameter.tensor->shape().to_string()},
+          {"panels", parameter.tensor->layout() == TensorLayout::panels}};
+}
+
+// The pieces of `served` as the header places them; false when it is not what was planned.
+bool place_pieces(const nlohmann::json& header, ServedModel& served, uint64_t file_bytes,
+                  std::vector<Piece>& pieces) {
+  const std::vector<Parameter> tensors = tensors_of(served);
+  if (header.at("tensors").size() != tensors.size()) return false;
+  uint64_t offset = header.at("data").get<uint64_t>();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const nlohmann::json& entry = header.at("tensors")[i];
+    for (const auto& [key, value] : entry_of(tensors[i]).items())
+      if (entry.at(key) != value) return false;
+    append_pieces(*tensors[i].tensor, offset, pieces);
+    offset = aligned(offset + tensors[i].tensor->bytes());
+  }
+  if (header.at("sums").size() != pieces.size() || offset != file_bytes) return false;
+  for (size_t i = 0; i < pieces.size(); ++i) pieces[i].sum = header.at("sums")[i].get<uint64_t>();
+  return true;
+}
+
+bool read_pieces(Exec& exec, const File& file, const std::vector<Piece>& pieces, const LoadProgress& progress) {
+  constexpr size_t kRound = 64;  // pieces between two reports
+  std::atomic<bool> good = true;
+  size_t done = 0;
+  for (size_t begin = 0; begin < pieces.size() && good; begin += kRound) {
+    const size_t count = std::min(kRound, pieces.size() - begin);
+    exec.pool->for_each(static_cast<int64_t>(count), [&](int64_t index, int) {
+      const Piece& piece = pieces[begin + static_cast<size_t>(index)];
+      if (!file.read(piece.file_offset, piece.at, piece.bytes) || sum_of(piece) != piece.sum) good = false;
+    });
+    for (size_t i = begin; i < begin + count; ++i) done += pieces[i].bytes;
+    if (progress) progress(done);
+  }
+  return good;
+}
+
+std::optional<ServedModel> damaged(const fs::path& path) {
+  log::warning("{}: is damaged and left aside; --packed writes it anew", path.string());
+  return std::nullopt;
+}
+
+fs::path user_cache() {
+  for (const auto& [variable, below] : {std::pair{"XDG_CACHE_HOME", ""}, std::pair{"HOME", ".cache"}})
+    if (const char* value = std::getenv(variable); value != nullptr && *value == '/')
+      return fs::path(value) / below / "moray";
+  return fs::temp_directory_path() / "moray";
+}
+
+}  // namespace
+
+fs::path packed_cache_path(const fs::path& folder) {
+  const fs::path beside = folder / ".moray-packed";
+  std::error_code error;
+  if (fs::exists(beside, error) || ::access(folder.c_str(), W_OK) == 0) return beside;
+  const std::string whole = fs::weakly_canonical(folder, error).string();
+  return user_cache() / fmt::format("{}-{:016x}.packed", fs::path(whole).filename().string(),
+                                    checksum(std::as_bytes(std::span(whole))));
+}
+
+void write_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolder& folder,
+                        const ServedModel& served) {
+  ServedModel copy = served;
+  const std::vector<Parameter> tensors = tensors_of(copy);
+  std::vector<Piece> pieces;
+  nlohmann::json header{{"source", source_of(folder)}, {"data", uint64_t{0}}};
+  for (const Parameter& parameter : tensors) {
+    append_pieces(*parameter.tensor, 0, pieces);
+    header["tensors"].push_back(entry_of(parameter));
+  }
+  exec.pool->for_each(static_cast<int64_t>(pieces.size()), [&](int64_t index, int) {
+    Piece& piece = pieces[static_cast<size_t>(index)];
+    piece.sum = sum_of(piece);
+  });
+  for (const Piece& piece : pieces) header["sums"].push_back(piece.sum);
+  constexpr size_t kRoomForOffset = 20;  // its digits
+  header["data"] = aligned(kPreludeBytes + header.dump().size() + kRoomForOffset);
+  const std::string text = header.dump();
+  const uint64_t length = text.size(), sum = checksum(std::as_bytes(std::span(text)));
+
+  std::error_code error;
+  fs::create_directories(path.parent_path(), error);
+  const fs::path part = fmt::format("{}.{}.part", path.string(), ::getpid());
+  try {
+    FileWriter writer(part);
+    const std::string zeros(kAlignment, '\0');
+    const auto fill_up = [&] { writer.write(zeros.data(), aligned(writer.bytes_written()) - writer.bytes_written()); };
+    writer.write(kMagic);
+    writer.write(&length, sizeof(length));
+    writer.write(&sum, sizeof(sum));
+    writer.write(text);
+    fill_up();
+    for (const Parameter& parameter : tensors) {
+      writer.write(parameter.tensor->raw(), parameter.tensor->bytes());
+      fill_up();
+    }
+    writer.finish();
+    fs::rename(part, path);
+  } catch (...) {
+    fs::remove(part, error);
+    throw;
+  }
+}
+
+std::optional<ServedModel> read_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolder& folder,
+                                             const WeightPlan& plan, const LoadProgress& progress) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return std::nullopt;
+  const File file(path);
+  if (!file.is_open()) return std::nullopt;
+  const std::string text = read_header(file);
+  if (text.empty()) return damaged(path);
+  try {
+    const nlohmann::json header = nlohmann::json::parse(text);
+    if (source_of(folder) != header.at("source")) return std::nullopt;
+    ServedModel served = allocate_weights(exec, plan);
+    std::vector<Piece> pieces;
+    if (!place_pieces(header, served, file.bytes(), pieces)) return std::nullopt;
+    if (!read_pieces(exec, file, pieces, progress)) return damaged(path);
+    return served;
+  } catch (const nlohmann::json::exception&) {
+    return damaged(path);
+  }
+}
+
+ServedModel load_weights_or_packed(Exec& exec, const SafetensorsFolder& folder, const WeightPlan& plan, bool keep,
+                                   const LoadProgress& progress) {
+  const fs::path path = packed_cache_path(folder.path());
+  if (std::optional<ServedModel> packed = read_packed_cache(exec, path, folder, plan, progress))
+    return std::move(*packed);
+  ServedModel served = load_weights(exec, folder, plan, progress);
+  if (!keep) return served;
+  try {
+    write_packed_cache(exec, path, folder, served);
+  } catch (const std::exception& failure) {
+    log::warning("{}: the packed weights are not kept: {}", path.string(), failure.what());
+  }
+  return served;
+}
+
+}  // namespace moray

@@ -1,0 +1,32 @@
+// The weights of a folder in the form they are served in, in one file, for later starts at the speed of memory.
+//
+// The file: "moraypk1", the header's length and XXH3 (8 bytes each), the header (JSON), then the tensors from the
+// next multiple of 4096 on. The header says what folder it was made of (names, sizes and times of its shards,
+// config.json) and has a checksum of every piece of every tensor. Nothing of it is trusted: names, types and shapes
+// must be the plan's, and all bytes are summed while they are read.
+#pragma once
+
+#include <optional>
+
+#include "serve/served_model.h"
+
+namespace moray {
+
+// FOLDER/.moray-packed; where the folder cannot be written to, a file named after it in $XDG_CACHE_HOME/moray,
+// else ~/.cache/moray.
+fs::path packed_cache_path(const fs::path& folder);
+
+// Writes the file, complete or absent. Throws Error, as for a full disk.
+void write_packed_cache(Exec&, const fs::path& path, const SafetensorsFolder&, const ServedModel&);
+
+// nullopt when there is no such file, when the folder has changed since, and, with a warning, when the file is
+// damaged.
+std::optional<ServedModel> read_packed_cache(Exec&, const fs::path& path, const SafetensorsFolder&,
+                                             const WeightPlan&, const LoadProgress& = {});
+
+// From the packed file where there is a good one, else from the folder; then, with `keep`, the file is written
+// (a failure to do so is a warning).
+ServedModel load_weights_or_packed(Exec&, const SafetensorsFolder&, const WeightPlan&, bool keep,
+                                   const LoadProgress& = {});
+
+}  // namespace moray
