@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
 
@@ -11,8 +12,12 @@
 #include "base/random.h"
 #include "bench/bandwidth.h"
 #include "bench/peak.h"
+#include "checkpoint/safetensors_writer.h"
+#include "report/progress.h"
 #include "serve/engine.h"
+#include "serve/packed_cache.h"
 #include "serve/random_model.h"
+#include "train/model_folder.h"
 #include "train/recipe.h"
 
 namespace moray {
@@ -23,7 +28,9 @@ DType weight_dtype(const std::string& format) {
   if (format == "f32") return DType::f32;
   if (format == "bf16") return DType::bf16;
   if (format == "fp8") return DType::f8_e4m3;
-  fail("--format is '{}', expected f32, bf16 or fp8", format);
+  if (format == "8bit") return DType::i8;
+  if (format == "4bit") return DType::u8;
+  fail("--format is '{}', expected f32, bf16, fp8, 8bit or 4bit", format);
 }
 
 deepseek::ModelConfig model_of(const BenchServeOptions& options) {
@@ -59,7 +66,69 @@ double prompt_flops(const deepseek::ModelConfig& model, double tokens) {
          2 * widths * static_cast<double>(model.num_hidden_layers) * tokens * (tokens + 1) / 2;
 }
 
+// A recipe's [model], a config.json, or the config.json of a folder.
+deepseek::ModelConfig shape_of(const BenchMakeModelOptions& options) {
+  const fs::path shape = options.shape;
+  if (!shape.string().ends_with(".toml")) {
+    const fs::path path = fs::is_directory(shape) ? shape / "config.json" : shape;
+    auto json = nlohmann::ordered_json::parse(read_file(path), nullptr, false);
+    if (json.is_object()) json.erase("quantization_config");  // --format says what the new weights are
+    return deepseek::ModelConfig::from_json(json.is_object() ? json.dump() : read_file(path), path.string());
+  }
+  Config config = Config::read(options.shape);
+  for (const std::string& assignment : options.assignments) config.set(assignment);
+  return deepseek::ModelConfig::from_recipe(config);
+}
+
+// From a folder to the first token's logits.
+double seconds_to_first_token(const fs::path& folder, int threads, bool packed, double& bytes) {
+  return seconds_of([&] {
+    Workplace workplace(threads);
+    const SafetensorsFolder weights(folder);
+    const WeightPlan plan = plan_weights(weights, read_model_config(folder), false);
+    bytes = static_cast<double>(plan.bytes());
+    const ServedModel served =
+        packed ? load_weights_or_packed(workplace.exec, weights, plan, /*keep=*/true)
+               : load_weights(workplace.exec, weights, plan);
+    Engine engine(workplace.exec, served, {});
+    engine.logits(engine.append_prompt(std::array<int32_t, 1>{0}));
+  });
+}
+
 }  // namespace
+
+int run_bench_make_model(const BenchMakeModelOptions& options) {
+  const DType dtype = weight_dtype(options.format);
+  const deepseek::ModelConfig config = shape_of(options);
+  Workplace workplace(options.threads);
+  const auto parameters = static_cast<double>(deepseek::count_parameters(config).total);
+  Progress progress("make", 0, "bytes");
+  write_random_folder(workplace.exec, config, dtype, options.output, kDefaultShardBytes,
+                      [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
+  fmt::print("{}: {} parameters of {}, random; no tokenizer\n", options.output, short_count(parameters), options.format);
+  return 0;
+}
+
+int run_bench_load(const BenchLoadOptions& options) {
+  const fs::path folder = resolve_model_folder(options.model);
+  double bytes = 0;
+  std::array<double, 2> best = {1e30, 1e30};  // fresh, packed
+  const size_t ways = options.packed ? 2 : 1;
+  for (int round = 0; round < options.rounds; ++round)  // the first fills the page cache and writes the packed file
+    for (size_t way = 0; way < ways; ++way) {
+      const double seconds = seconds_to_first_token(folder, options.threads, way == 1, bytes);
+      if (round > 0) best[way] = std::min(best[way], seconds);
+    }
+  if (options.json) {
+    nlohmann::ordered_json json{{"bytes", bytes}, {"fresh_seconds", best[0]}};
+    if (options.packed) json["packed_seconds"] = best[1];
+    fmt::print("{}\n", json.dump());
+    return 0;
+  }
+  fmt::print("{:.2f} GB of weights, from the folder to the first token: {:.2f} s\n", bytes / 1e9, best[0]);
+  if (options.packed) fmt::print("from the packed file: {:.2f} s\n", best[1]);
+  return 0;
+}
 
 int run_bench_decode(const BenchServeOptions& options) {
   const deepseek::ModelConfig config = model_of(options);

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "data/dataset.h"
 #include "report/progress.h"
+#include "serve/divergence.h"
 #include "train/evaluate.h"
 
 namespace moray {
@@ -37,19 +39,25 @@ Stream stream_of_text(const std::string& path, const Tokenizer& tokenizer) {
           static_cast<int64_t>(ids->size()), text.size()};
 }
 
+// Tokens [begin, begin + window) of the stream, with the one before.
+std::vector<int32_t> window_of(const Stream& stream, int64_t begin, int64_t window, std::span<const int32_t> start) {
+  const int64_t length = std::min(window, stream.tokens - begin);
+  std::vector<int32_t> ids(static_cast<size_t>(length + 1), start.empty() ? 0 : start[0]);
+  if (begin == 0)
+    stream.read(0, std::span(ids).subspan(1));
+  else
+    stream.read(begin - 1, ids);
+  return ids;
+}
+
 // The stream in windows, each a sequence of its own: as train/evaluate.h, on the engine.
 Evaluation evaluate_served(Serving& serving, const Stream& stream, int64_t window, Progress& progress) {
   Engine& engine = serving.engine();
   const std::vector<int32_t> start = serving.prompt_start();
   Evaluation evaluation;
-  std::vector<int32_t> ids;
   while (evaluation.tokens < stream.tokens) {
-    const int64_t begin = evaluation.tokens, length = std::min(window, stream.tokens - begin);
-    ids.assign(static_cast<size_t>(length + 1), start.empty() ? 0 : start[0]);
-    if (begin == 0)
-      stream.read(0, std::span(ids).subspan(1));
-    else
-      stream.read(begin - 1, ids);
+    const std::vector<int32_t> ids = window_of(stream, evaluation.tokens, window, start);
+    const auto length = static_cast<int64_t>(ids.size()) - 1;
     engine.truncate(0);
     const auto add = [&](int64_t first, const Tensor& states) {
       const auto targets = std::span(ids).subspan(static_cast<size_t>(first + 1), static_cast<size_t>(states.extent(0)));
@@ -63,6 +71,60 @@ Evaluation evaluate_served(Serving& serving, const Stream& stream, int64_t windo
     progress.update(evaluation.tokens);
   }
   return evaluation;
+}
+
+// The states of a window's tokens, one for each.
+std::vector<Tensor> states_of(Engine& engine, std::span<const int32_t> ids) {
+  std::vector<Tensor> chunks;
+  engine.truncate(0);
+  engine.append_prompt(ids, [&](int64_t, const Tensor& states) { chunks.push_back(states); });
+  return chunks;
+}
+
+void compare_window(Serving& model, Serving& original, std::span<const int32_t> ids, Divergence& sums) {
+  constexpr int64_t kRows = 64;  // of logits at a time
+  const std::span<const int32_t> inputs = ids.first(ids.size() - 1);
+  const std::vector<Tensor> ours = states_of(model.engine(), inputs), theirs = states_of(original.engine(), inputs);
+  size_t first = 0;
+  for (size_t chunk = 0; chunk < ours.size(); ++chunk)
+    for (int64_t begin = 0; begin < ours[chunk].extent(0); begin += kRows) {
+      const int64_t end = std::min(begin + kRows, ours[chunk].extent(0));
+      const auto count = static_cast<size_t>(end - begin);
+      add_divergence(model.exec(), model.engine().logits(ours[chunk].rows(begin, end)),
+                     original.engine().logits(theirs[chunk].rows(begin, end)), ids.subspan(first + 1, count), sums);
+      first += count;
+    }
+}
+
+Divergence compare_served(Serving& model, Serving& original, const Stream& stream, int64_t window,
+                          Progress& progress) {
+  const std::vector<int32_t> start = model.prompt_start();
+  Divergence sums;
+  while (sums.tokens < stream.tokens) {
+    compare_window(model, original, window_of(stream, sums.tokens, window, start), sums);
+    progress.update(sums.tokens);
+  }
+  return sums;
+}
+
+int print_divergence(const Divergence& sums, bool json) {
+  const auto tokens = static_cast<double>(sums.tokens);
+  const double perplexity = std::exp(sums.model_nats / tokens), original = std::exp(sums.original_nats / tokens);
+  if (json)
+    fmt::print("{}\n", nlohmann::ordered_json{{"divergence", sums.mean()},
+                                              {"greatest_divergence", sums.greatest_nats},
+                                              {"same_top_share", sums.same_top_share()},
+                                              {"perplexity", perplexity},
+                                              {"original_perplexity", original},
+                                              {"tokens", sums.tokens}}
+                           .dump());
+  else
+    fmt::print(
+        "KL divergence       {:.6f} nats a token (at most {:.4f})\nsame likeliest      {:.2f}% of tokens\n"
+        "perplexity          {:.4f}, the original's {:.4f} ({:+.3f}%)\n{} tokens\n",
+        sums.mean(), sums.greatest_nats, 100 * sums.same_top_share(), perplexity, original,
+        100 * (perplexity / original - 1), sums.tokens);
+  return 0;
 }
 
 }  // namespace
@@ -82,6 +144,14 @@ int run_eval(const EvalOptions& options) {
   if (stream.tokens == 0) fail("{}: has no held-out tokens", options.data);
 
   Progress progress("eval", stream.tokens, "tokens");
+  if (!options.against.empty()) {
+    ServingOptions other = options.serving;
+    other.model = options.against;
+    Serving original(other, window);
+    if (original.served().model.config.vocab_size != serving.served().model.config.vocab_size)
+      fail("{}: its vocabulary is not that of {}", options.against, options.serving.model);
+    return print_divergence(compare_served(serving, original, stream, window, progress), options.json);
+  }
   const Evaluation evaluation = evaluate_served(serving, stream, window, progress);
   if (options.json) {
     const nlohmann::ordered_json json{{"loss", evaluation.loss()},

@@ -12,6 +12,7 @@ struct EvalOptions {
   std::string data;               // a dataset folder (its held-out split) ...
   std::string text;               // ... or a text file
   int64_t sequence_length = 0;    // 0: the model's max_position_embeddings, at most 1024
+  std::string against;            // a model to compare with
   bool json = false;
 };
 int run_eval(const EvalOptions&);

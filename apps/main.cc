@@ -21,6 +21,7 @@
 #include "apps/plan_schedule_command.h"
 #include "apps/plan_serve_command.h"
 #include "apps/pull_command.h"
+#include "apps/quantize_command.h"
 #include "apps/report_command.h"
 #include "apps/tokenizer_command.h"
 #include "apps/train_command.h"
@@ -239,6 +240,9 @@ void add_serving_options(CLI::App* command, moray::ServingOptions& serving) {
                    "prompt tokens computed at once; results do not depend on it")
       ->capture_default_str()
       ->check(at_least_one());
+  command->add_flag("--packed", serving.packed,
+                    "keep the weights as they are served in a file in the model folder (or the user's cache), "
+                    "from which later starts take less time");
   add_threads(command, serving.threads);
 }
 
@@ -317,7 +321,8 @@ void add_chat(CLI::App& app, Action& action) {
 void add_eval(CLI::App& app, Action& action) {
   auto* eval = add_command(app, "eval", "loss, perplexity and bits per byte",
                            "  moray eval --model runs/tiny --data dataset\n"
-                           "  moray eval --model runs/tiny --text README.md --json\n");
+                           "  moray eval --model runs/tiny --text README.md --json\n"
+                           "  moray eval --model tiny-4bit --against runs/tiny --text README.md\n");
   auto options = std::make_shared<moray::EvalOptions>();
   add_serving_options(eval, options->serving);
   auto* data = eval->add_option("--data", options->data, "dataset folder: its held-out documents");
@@ -325,6 +330,8 @@ void add_eval(CLI::App& app, Action& action) {
   eval->add_option("--sequence-length", options->sequence_length,
                    "window (default: the model's positions, at most 1024)")
       ->check(at_least_one());
+  eval->add_option("--against", options->against,
+                   "another folder of the same model, as before quantization: how far predictions are from its");
   add_json(eval, options->json);
   eval->callback([=, &action] { action = [=] { return moray::run_eval(*options); }; });
 }
@@ -358,16 +365,38 @@ void add_verify(CLI::App& app, Action& action) {
   verify->callback([=, &action] { action = [=] { return moray::run_verify(*options); }; });
 }
 
+void add_quantize(CLI::App& app, Action& action) {
+  auto* quantize = add_command(
+      app, "quantize", "make a folder of 8-bit or 4-bit weights; goes on where it was interrupted",
+      "  moray quantize DeepSeek-V2-Lite-Chat/ DeepSeek-V2-Lite-Chat-4bit --format 4bit\n"
+      "  moray quantize DeepSeek-V3.1/ /fast/DeepSeek-V3.1-8bit --format 8bit\n"
+      "  moray eval --model DeepSeek-V2-Lite-Chat-4bit --against DeepSeek-V2-Lite-Chat/ --text book.txt\n");
+  auto options = std::make_shared<moray::QuantizeOptions>();
+  quantize->add_option("model", options->model, "a model folder, checkpoint or run: F32, BF16 or block-FP8 weights")
+      ->required();
+  quantize->add_option("output", options->output, "the folder to make")->required();
+  quantize->add_option("--format", options->format, "8bit (8.25 bits a weight) or 4bit (4.5)")
+      ->check(CLI::IsMember({"8bit", "4bit"}))
+      ->capture_default_str();
+  quantize->add_option("--threads", options->threads, "default: all cores")->check(CLI::NonNegativeNumber);
+  add_json(quantize, options->json);
+  quantize->callback([=, &action] { action = [=] { return moray::run_quantize(*options); }; });
+}
+
 void add_pull(CLI::App& app, Action& action) {
   auto* pull = add_command(
       app, "pull", "download a model folder from a hub; goes on where it was interrupted",
       "  moray pull deepseek-ai/DeepSeek-V2-Lite\n"
+      "  moray pull deepseek-ai/DeepSeek-V3.1 --quantize 4bit --output /fast/V3.1-4bit\n"
       "  HF_TOKEN=hf_... moray pull ORG/GATED --revision v1.0 --output models/gated\n"
       "  HF_ENDPOINT=https://mirror.example moray pull moonshotai/Moonlight-16B-A3B --include README.md\n");
   auto options = std::make_shared<moray::PullCommandOptions>();
   pull->add_option("repository", options->pull.repository, "ORG/NAME")->required();
   pull->add_option("--output", options->output, "the folder to make (default: NAME)");
   pull->add_option("--revision", options->pull.revision, "branch, tag or commit")->capture_default_str();
+  pull->add_option("--quantize", options->quantize,
+                   "make 8-bit or 4-bit weights of each file as it comes; the whole is never on disk")
+      ->check(CLI::IsMember({"8bit", "4bit"}));
   pull->add_flag("--all", options->pull.all,
                  "every file (default: safetensors, config, tokenizer, chat template, license)");
   pull->add_option("--include", options->pull.include, "further files, as a shell pattern; may be repeated");
@@ -396,7 +425,7 @@ void add_bench_serve(CLI::App& bench, Action& action) {
     command->add_option("recipe", options->recipe, "RECIPE.toml, whose [model] is taken")->required();
     command->add_option("--set", options->assignments,
                         "KEY=VALUE, overrides a key of the recipe; may be repeated");
-    command->add_option("--format", options->format, "of the weights: f32, bf16 or fp8")
+    command->add_option("--format", options->format, "of the weights: f32, bf16, fp8, 8bit or 4bit")
         ->capture_default_str();
     add_threads(command, options->threads);
     add_json(command, options->json);
@@ -423,6 +452,32 @@ void add_bench_serve(CLI::App& bench, Action& action) {
       ->check(at_least_one());
 }
 
+void add_bench_folders(CLI::App& bench, Action& action) {
+  auto* make = add_command(
+      bench, "make-model", "write a model folder of random weights, of any shape",
+      "  moray bench make-model recipes/v2-lite.toml /tmp/v2-lite-8bit --format 8bit --set model.num_hidden_layers=7\n"
+      "  moray bench make-model DeepSeek-V3/config.json /fast/v3-4bit --format 4bit\n");
+  auto options = std::make_shared<moray::BenchMakeModelOptions>();
+  make->add_option("shape", options->shape, "RECIPE.toml, config.json or a model folder")->required();
+  make->add_option("output", options->output, "the folder to make")->required();
+  make->add_option("--set", options->assignments, "KEY=VALUE, overrides a key of the recipe; may be repeated");
+  make->add_option("--format", options->format, "f32, bf16, fp8, 8bit or 4bit")->capture_default_str();
+  add_threads(make, options->threads);
+  make->callback([=, &action] { action = [=] { return moray::run_bench_make_model(*options); }; });
+
+  auto* load = add_command(bench, "load", "from a folder to the first token, the folder in the page cache",
+                           "  moray bench load /tmp/v2-lite-8bit --packed\n");
+  auto load_options = std::make_shared<moray::BenchLoadOptions>();
+  load->add_option("model", load_options->model, "a model folder")->required();
+  load->add_flag("--packed", load_options->packed, "also from the packed file, which is written if need be");
+  load->add_option("--rounds", load_options->rounds, "the first fills the page cache and does not count")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 1000));
+  add_threads(load, load_options->threads);
+  add_json(load, load_options->json);
+  load->callback([=, &action] { action = [=] { return moray::run_bench_load(*load_options); }; });
+}
+
 void add_bench(CLI::App& app, Action& action) {
   CLI::App* bench = app.add_subcommand("bench", "how fast this machine is");
   bench->require_subcommand(1);
@@ -435,6 +490,7 @@ void add_bench(CLI::App& app, Action& action) {
   limits->callback([=, &action] { action = [=] { return moray::run_bench_limits(*limits_options); }; });
 
   add_bench_serve(*bench, action);
+  add_bench_folders(*bench, action);
   auto* step = add_command(
       *bench, "step", "whole training steps of a recipe's model, against the multiply-add peak",
       "  moray bench step recipes/small.toml\n  moray bench step recipes/tiny.toml --threads 1\n");
@@ -698,6 +754,7 @@ int main(int argc, char** argv) {
   add_eval(app, action);
   add_inspect(app, action);
   add_verify(app, action);
+  add_quantize(app, action);
   add_pull(app, action);
   add_report(app, action);
   add_bench(app, action);

@@ -2,13 +2,73 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 
+#include "apps/model_argument.h"
 #include "base/error.h"
+#include "base/json.h"
+#include "checkpoint/fp8_weights.h"
+#include "checkpoint/safetensors_writer.h"
 #include "report/progress.h"
+#include "serve/quantize.h"
 
 namespace moray {
+
+namespace {
+
+// Where FP8 weights and their scales lie in different shards, both are needed.
+std::vector<std::string> shards_for(const fs::path& originals, const std::string& shard) {
+  std::set<std::string> needed = {shard};
+  const fs::path path = originals / "model.safetensors.index.json";
+  if (fs::exists(path)) {
+    const nlohmann::json index = parse_json(read_file(path), path.string());
+    const nlohmann::json& shard_of = json_object(index, "weight_map", path.string());
+    for (const auto& [name, holder] : shard_of.items()) {
+      if (!holder.is_string()) fail("{}: the shard of '{}' is not a string", path.string(), name);
+      const auto scale = shard_of.find(fp8_scale_name(name));
+      if (holder == shard && scale != shard_of.end() && scale->is_string()) needed.insert(scale->get<std::string>());
+    }
+  }
+  return {needed.begin(), needed.end()};
+}
+
+void convert_shard(Exec& exec, IntFormat format, const fs::path& originals, const std::string& shard,
+                   const fs::path& into) {
+  std::vector<SafetensorsFile> files;
+  for (const std::string& name : shards_for(originals, shard)) files.emplace_back(originals / name);
+  std::vector<const SafetensorsFile*> shards;
+  for (const SafetensorsFile& file : files) shards.push_back(&file);
+  const auto same = [&](const SafetensorsFile* file) { return file->path() == originals / shard; };
+  quantize_shard(exec, **std::ranges::find_if(shards, same), shards, format, into);
+}
+
+hub::Conversion quantization(Exec& exec, IntFormat format) {
+  // BF16 becomes 8.25 or 4.5 bits, FP8 twice that share of itself.
+  const double least = format == IntFormat::int8 ? 0.5 : 0.28;
+  return {std::string(int_format_name(format)), least,
+          [](const fs::path& originals) {
+            const fs::path path = originals / "config.json";
+            if (!fs::exists(path)) fail("the repository has no config.json");
+            const std::string config = read_file(path);
+            if (read_int_format(config, "config.json")) fail("the repository's weights are quantized already");
+            read_fp8_scheme(config, "config.json");  // refuses others
+          },
+          shards_for,
+          [&exec, format](const fs::path& originals, const std::string& shard, const fs::path& into) {
+            convert_shard(exec, format, originals, shard, into);
+          },
+          [format](const fs::path& originals, const fs::path& folder, const std::vector<std::string>& shards) {
+            write_safetensors_index(folder, shards);
+            write_file_atomically(folder / "config.json",
+                                  with_int_format(read_file(originals / "config.json"), format));
+          }};
+}
+
+}  // namespace
 
 int run_pull(const PullCommandOptions& options) {
   hub::PullOptions pull = options.pull;
@@ -19,6 +79,14 @@ int run_pull(const PullCommandOptions& options) {
   pull.output =
       options.output.empty() ? pull.repository.substr(pull.repository.find('/') + 1) : options.output;
   if (pull.output.filename().empty()) pull.output = pull.output.parent_path();  // "models/x/"
+
+  std::optional<Workplace> workplace;
+  std::optional<hub::Conversion> conversion;
+  if (!options.quantize.empty()) {
+    conversion = quantization(workplace.emplace(0).exec, parse_int_format(options.quantize, "--quantize"));
+    pull.conversion = &*conversion;
+    if (options.output.empty()) pull.output += "-" + options.quantize;
+  }
 
   std::unique_ptr<Progress> progress;
   const hub::PullSummary summary =

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "report/progress.h"
+#include "serve/packed_cache.h"
 #include "serve/serving_need.h"
 #include "train/model_folder.h"
 
@@ -78,7 +79,8 @@ void Serving::load(const ServingOptions& options, int64_t expected_tokens) {
                     LatentCache::token_bytes(plan.config, plan.config.num_hidden_layers, cache_dtype_),
                 working_bytes(plan.config, options.chunk_tokens, tokens), available_memory_bytes());
   Progress progress("load", static_cast<int64_t>(plan.bytes()), "bytes");
-  served_ = load_weights(exec(), weights, plan, [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
+  served_ = load_weights_or_packed(exec(), weights, plan, options.packed,
+                                   [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
   if (options.weights == "ema") load_average(folder_.parent_path() / "state" / "ema.safetensors");
 }
 

@@ -18,6 +18,7 @@ struct ServingOptions {
   int64_t chunk_tokens = 512;
   int threads = 0;
   bool needs_tokenizer = true;
+  bool packed = false;  // keep a packed file for later starts
 };
 
 // GenerateOptions::prompt_progress: a progress line for prompts of more than two seconds; Ctrl-C stops.

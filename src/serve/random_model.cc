@@ -2,8 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "base/random.h"
+#include "checkpoint/fp8_weights.h"
+#include "checkpoint/int_weights.h"
+#include "checkpoint/safetensors_writer.h"
+#include "tensor/int_rows.h"
 
 namespace moray {
 
@@ -11,7 +16,7 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 20;
 
-// Uniform in ±√3 times `deviation`.
+// Uniform in ±√3 times `deviation`; codes over all their range.
 void fill(Exec& exec, const Tensor& tensor, double deviation, uint64_t stream) {
   const auto range = static_cast<float>(deviation * std::sqrt(12.0));
   exec.pool->for_ranges(tensor.elements(), kPiece, [&](int64_t begin, int64_t end, int) {
@@ -19,14 +24,39 @@ void fill(Exec& exec, const Tensor& tensor, double deviation, uint64_t stream) {
     for (int64_t i = begin; i < end; ++i) {
       state = state * 6364136223846793005u + 1442695040888963407u;
       const float value = (static_cast<float>(state >> 40) * 0x1p-24f - 0.5f) * range;
-      if (tensor.dtype() == DType::f32)
-        tensor.data<float>()[i] = value;
-      else if (tensor.dtype() == DType::bf16)
-        tensor.data<bf16>()[i] = to_bf16(value);
-      else
-        tensor.data<e4m3>()[i] = narrow<e4m3>(value);
+      switch (tensor.dtype()) {
+        case DType::f32: tensor.data<float>()[i] = value; break;
+        case DType::bf16: tensor.data<bf16>()[i] = to_bf16(value); break;
+        case DType::i8: tensor.data<int8_t>()[i] = static_cast<int8_t>(value); break;
+        case DType::u8: tensor.data<uint8_t>()[i] = static_cast<uint8_t>(state >> 56); break;
+        default: tensor.data<e4m3>()[i] = narrow<e4m3>(value);
+      }
     }
   });
+}
+
+// How a matrix is stored, what `fill` is asked for, and the scale that makes 1/sqrt(inputs) of it.
+struct RandomForm {
+  DType dtype = DType::f32;
+  double deviation = 1;
+  float scale = 0;  // 0: none
+};
+
+RandomForm random_form(const Parameter& parameter, DType dtype) {
+  const auto inputs = static_cast<double>(parameter.tensor->extent(-1));
+  const double deviation = 1 / std::sqrt(inputs);
+  if (parameter.name.ends_with("mlp.gate.weight")) return {DType::f32, deviation, 0};
+  if (dtype == DType::f32 || dtype == DType::bf16) return {dtype, deviation, 0};
+  if (dtype == DType::f8_e4m3) {
+    if (parameter.kind == ParameterKind::table) return {DType::bf16, deviation, 0};
+    return {dtype, 448 / std::sqrt(3.0), static_cast<float>(deviation * std::sqrt(3.0) / 448)};
+  }
+  const auto codes = int_weight_dtype(parameter.name, parameter.tensor->extent(-1),
+                                      dtype == DType::u8 ? IntFormat::int4 : IntFormat::int8);
+  if (!codes) return {DType::bf16, deviation, 0};
+  constexpr double kInt4Size = 90.9;  // of s·(2q − 7 − z) over all bits of q, s and z, in the root mean square
+  if (codes == DType::u8) return {DType::u8, 1, static_cast<float>(deviation / kInt4Size)};
+  return {DType::i8, 127 / std::sqrt(3.0), static_cast<float>(deviation * std::sqrt(3.0) / 127)};
 }
 
 Tensor filled(Exec& exec, const Shape& shape, float value) {
@@ -35,9 +65,94 @@ Tensor filled(Exec& exec, const Shape& shape, float value) {
   return tensor;
 }
 
-Shape block_shape(const Shape& shape) {
-  const int64_t rows = (shape[-2] + kTile - 1) / kTile, columns = (shape[-1] + kTile - 1) / kTile;
+Shape with_last(const Shape& shape, int64_t rows, int64_t columns) {
   return shape.rank() == 3 ? Shape{shape[0], rows, columns} : Shape{rows, columns};
+}
+
+Shape value_shape(const Shape& shape, DType dtype) {
+  return dtype == DType::u8 ? with_last(shape, shape[-2], int_stored_columns(dtype, shape[-1])) : shape;
+}
+
+Shape scale_shape(const Shape& shape, DType dtype) {
+  const int64_t rows = dtype == DType::f8_e4m3 ? (shape[-2] + kTile - 1) / kTile : shape[-2];
+  return with_last(shape, rows, int_row_scales(shape[-1]));
+}
+
+bool is_vector(ParameterKind kind) {
+  return kind == ParameterKind::vector || kind == ParameterKind::buffer;
+}
+
+// What a folder holds of a model: each tensor's name and shape, and how to make it.
+struct RandomTensor {
+  StoredShape stored;
+  std::function<Tensor(Exec&)> make;
+};
+
+void append_matrix(const Parameter& parameter, DType dtype, uint64_t stream, std::vector<RandomTensor>& tensors) {
+  const bool experts = parameter.kind == ParameterKind::experts;
+  const Shape whole = parameter.tensor->shape();
+  const Shape shape = experts ? Shape{whole[1], whole[2]} : whole;
+  const RandomForm form = random_form(parameter, dtype);
+  for (int64_t e = 0; e < (experts ? whole[0] : 1); ++e) {
+    std::string name = parameter.name;
+    if (experts) name.replace(name.find("{}"), 2, std::to_string(e));
+    const Shape values = value_shape(shape, form.dtype);
+    const uint64_t own = stream * 4096 + static_cast<uint64_t>(e);
+    tensors.push_back({stored_shape(name, form.dtype, {values[0], values[1]}), [=](Exec& exec) {
+                         const Tensor tensor = Tensor::empty(*exec.allocator, values, form.dtype);
+                         fill(exec, tensor, form.deviation, own);
+                         return tensor;
+                       }});
+    if (form.scale == 0) continue;
+    const Shape scales = scale_shape(shape, form.dtype);
+    const std::string scale_name = form.dtype == DType::f8_e4m3 ? fp8_scale_name(name) : int_scale_name(name);
+    tensors.push_back({stored_shape(scale_name, DType::f32, {scales[0], scales[1]}),
+                       [=](Exec& exec) { return filled(exec, scales, form.scale); }});
+  }
+}
+
+std::vector<RandomTensor> random_tensors(const deepseek::ModelConfig& config, DType dtype) {
+  deepseek::Model shapes =
+      deepseek::make_model(config, [](const Shape& shape) { return Tensor::shape_only(shape, DType::f32); });
+  std::vector<RandomTensor> tensors;
+  uint64_t stream = 0;
+  for (const Parameter& parameter : list_parameters(shapes)) {
+    ++stream;
+    if (!is_vector(parameter.kind)) {
+      append_matrix(parameter, dtype, stream, tensors);
+      continue;
+    }
+    const Shape shape = parameter.tensor->shape();
+    const float value = parameter.kind == ParameterKind::vector ? 1.0f : 0.0f;
+    tensors.push_back({stored_shape(parameter.name, DType::f32, {shape[0]}),
+                       [=](Exec& exec) { return filled(exec, shape, value); }});
+  }
+  return tensors;
+}
+
+// Runs of at most max_bytes, at least one tensor each.
+std::vector<std::span<const RandomTensor>> cut(std::span<const RandomTensor> tensors, uint64_t max_bytes) {
+  std::vector<std::span<const RandomTensor>> shards;
+  size_t begin = 0;
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (i > begin && bytes + tensors[i].stored.bytes > max_bytes) {
+      shards.push_back(tensors.subspan(begin, i - begin));
+      begin = i;
+      bytes = 0;
+    }
+    bytes += tensors[i].stored.bytes;
+  }
+  shards.push_back(tensors.subspan(begin));
+  return shards;
+}
+
+std::string config_text(const deepseek::ModelConfig& config, DType dtype) {
+  const std::string text = config.to_json(dtype == DType::f32 ? "float32" : "bfloat16", 0, 1);
+  if (dtype == DType::f8_e4m3) return with_fp8_scheme(text, {});
+  if (dtype == DType::i8 || dtype == DType::u8)
+    return with_int_format(text, dtype == DType::u8 ? IntFormat::int4 : IntFormat::int8);
+  return text;
 }
 
 }  // namespace
@@ -50,19 +165,42 @@ ServedModel random_model(Exec& exec, const deepseek::ModelConfig& config, DType 
   for (size_t i = 0; i < weights.size(); ++i) {
     const Shape shape = weights[i].tensor->shape();
     const ParameterKind kind = weights[i].kind;
-    if (kind == ParameterKind::vector || kind == ParameterKind::buffer) {
+    if (is_vector(kind)) {
       *weights[i].tensor = filled(exec, shape, kind == ParameterKind::vector ? 1.0f : 0.0f);
       continue;
     }
-    const bool router = weights[i].name.ends_with("mlp.gate.weight"), table = kind == ParameterKind::table;
-    const bool codes = dtype == DType::f8_e4m3 && !router && !table;
-    const DType stored = router ? DType::f32 : codes ? dtype : dtype == DType::f32 ? DType::f32 : DType::bf16;
-    *weights[i].tensor = Tensor::empty(*exec.allocator, shape, stored);
-    const double deviation = 1 / std::sqrt(static_cast<double>(shape[-1]));
-    fill(exec, *weights[i].tensor, codes ? 448 / std::sqrt(3.0) : deviation, i);
-    if (codes) *scales[i].tensor = filled(exec, block_shape(shape), static_cast<float>(deviation * std::sqrt(3.0) / 448));
+    const RandomForm form = random_form(weights[i], dtype);
+    *weights[i].tensor = Tensor::empty(*exec.allocator, value_shape(shape, form.dtype), form.dtype);
+    fill(exec, *weights[i].tensor, form.deviation, i);
+    if (form.scale != 0) *scales[i].tensor = filled(exec, scale_shape(shape, form.dtype), form.scale);
   }
   return served;
+}
+
+void write_random_folder(Exec& exec, const deepseek::ModelConfig& config, DType dtype, const fs::path& folder,
+                         uint64_t max_shard_bytes, const LoadProgress& progress) {
+  std::error_code error;
+  if (fs::exists(folder, error)) fail("{}: exists already", folder.string());
+  fs::create_directories(folder, error);
+  if (error) fail("{}: cannot create the folder: {}", folder.string(), error.message());
+  const std::vector<RandomTensor> tensors = random_tensors(config, dtype);
+  const auto shards = cut(tensors, max_shard_bytes);
+  std::vector<std::string> names;
+  size_t done = 0;
+  for (const std::span<const RandomTensor> shard : shards) {
+    names.push_back(shards.size() == 1 ? "model.safetensors"
+                                       : fmt::format("model-{:05}-of-{:05}.safetensors", names.size() + 1, shards.size()));
+    std::vector<StoredShape> stored;
+    for (const RandomTensor& tensor : shard) stored.push_back(tensor.stored);
+    Tensor current;
+    write_safetensors(folder / names.back(), stored, [&](size_t i) -> std::span<const std::byte> {
+      current = shard[i].make(exec);
+      if (progress) progress(done += current.bytes());
+      return {current.raw(), current.bytes()};
+    });
+  }
+  write_safetensors_index(folder, names);
+  write_file_atomically(folder / "config.json", config_text(config, dtype));
 }
 
 double bytes_a_token(const ServedModel& served) {

@@ -5,10 +5,15 @@
 
 namespace moray {
 
-// Matrices of `dtype` (f32, bf16 or f8_e4m3; tables bf16 for f8_e4m3), evenly distributed with the deviation
-// 1/sqrt(inputs), so that states keep their size; norms are 1, routers f32. The same numbers for any number
-// of threads.
+// Matrices of `dtype` (f32, bf16, f8_e4m3, or i8 and u8 for 8 and 4 bits as in checkpoint/int_weights.h; what
+// is kept beside codes is bf16), evenly distributed with the deviation 1/sqrt(inputs), so that states keep their
+// size; norms are 1, routers f32. The same numbers for any number of threads.
 ServedModel random_model(Exec&, const deepseek::ModelConfig&, DType dtype);
+
+// The same kind of weights as a folder, a tensor in memory at a time. No tokenizer. Throws Error when the folder
+// exists.
+void write_random_folder(Exec&, const deepseek::ModelConfig&, DType dtype, const fs::path& folder,
+                         uint64_t max_shard_bytes, const LoadProgress& progress = {});
 
 // Bytes of weights that one decoded token reads: chosen and shared experts, no embedding.
 double bytes_a_token(const ServedModel&);

@@ -24,6 +24,9 @@ TEST(CommandLine, EveryCommandHasHelpWithExamples) {
                             {"inspect"},
                             {"report"},
                             {"bench", "step"},
+                            {"bench", "make-model"},
+                            {"bench", "load"},
+                            {"quantize"},
                             {"numerics", "products"}}) {
     command.push_back("--help");
     const Outcome outcome = moray(command);

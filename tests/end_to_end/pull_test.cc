@@ -67,6 +67,35 @@ TEST(PullCommand, GoesOnAfterAKill) {
             read_file(trained_model() / "model.safetensors"));
 }
 
+// Shard by shard from the hub as from the whole folder; and near enough to the original to be of use.
+TEST(PullCommand, QuantizesWhatComes) {
+  TestHub hub;
+  offer_trained_model(hub);
+  const ScratchFolder scratch;
+  Invocation invocation = pull_from(hub, scratch / "pulled");
+  invocation.arguments.insert(invocation.arguments.end(), {"--quantize", "8bit"});
+  const Outcome outcome = moray(invocation);
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  ASSERT_EQ(moray({"quantize", trained_model(), scratch / "quantized", "--format", "8bit"}).status, 0);
+  auto pulled = content_of(scratch / "pulled");
+  pulled.erase(".moray-pull.json");
+  const auto quantized = content_of(scratch / "quantized");
+  for (const auto& [path, content] : pulled) EXPECT_TRUE(quantized.at(path) == content) << path;
+  const Outcome compared = moray({"eval", "--model", scratch / "pulled", "--against", trained_model(), "--data",
+                                  Workshop::get().dataset(), "--sequence-length", "32", "--json"});
+  ASSERT_EQ(compared.status, 0) << compared.err;
+  EXPECT_LT(std::stod(json_value(compared.out, "divergence")), 1e-3);
+  EXPECT_GT(std::stod(json_value(compared.out, "same_top_share")), 0.9);
+  // The packed file changes nothing.
+  const std::vector<std::string> packed = {"eval",  "--model", scratch / "pulled", "--data", Workshop::get().dataset(),
+                                           "--sequence-length", "32", "--json", "--packed"};
+  const std::string first = moray(packed).out;
+  EXPECT_TRUE(fs::exists(scratch / "pulled" / ".moray-packed"));
+  EXPECT_EQ(moray(packed).out, first);
+  EXPECT_EQ(eval(scratch / "pulled"), first);
+  expect_refusal(moray({"quantize", scratch / "pulled", scratch / "again"}), {"quantized already"});
+}
+
 TEST(PullCommand, RefusalsAreOneLine) {
   TestHub hub;
   hub.token = "hf_secret";

@@ -1,0 +1,41 @@
+#include "apps/quantize_command.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "apps/model_argument.h"
+#include "checkpoint/checkpoint.h"
+#include "report/progress.h"
+#include "serve/quantize.h"
+
+namespace moray {
+
+int run_quantize(const QuantizeOptions& options) {
+  const IntFormat format = parse_int_format(options.format, "--format");
+  const fs::path folder = resolve_model_folder(options.model);
+  if (fs::exists(folder.parent_path() / "manifest.json")) verify_checkpoint(folder.parent_path());
+  Workplace workplace(options.threads);
+  std::unique_ptr<Progress> progress;
+  const QuantizeSummary summary =
+      quantize_folder(workplace.exec, folder, options.output, format, [&](uint64_t done, uint64_t total) {
+        if (!progress) progress = std::make_unique<Progress>("quantize", static_cast<int64_t>(total), "bytes");
+        progress->update(static_cast<int64_t>(done));
+      });
+  progress.reset();
+  if (options.json)
+    fmt::print("{}\n", nlohmann::ordered_json{{"folder", options.output},
+                                              {"format", options.format},
+                                              {"bytes_before", summary.bytes_before},
+                                              {"bytes_after", summary.bytes_after},
+                                              {"shards", summary.shards},
+                                              {"shards_there", summary.shards_there}}
+                           .dump());
+  else
+    fmt::print("{}: {}, {:.2f} GB of weights from {:.2f} GB\n", options.output, options.format,
+               static_cast<double>(summary.bytes_after) / 1e9, static_cast<double>(summary.bytes_before) / 1e9);
+  return 0;
+}
+
+}  // namespace moray

@@ -1,0 +1,16 @@
+// moray quantize: a model folder made a folder of 8-bit or 4-bit weights.
+#pragma once
+
+#include <string>
+
+namespace moray {
+
+struct QuantizeOptions {
+  std::string model, output;
+  std::string format = "4bit";
+  int threads = 0;
+  bool json = false;
+};
+int run_quantize(const QuantizeOptions&);
+
+}  // namespace moray

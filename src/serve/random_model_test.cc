@@ -1,0 +1,64 @@
+// Random folders are folders like any other.
+#include "serve/random_model.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "backend/register.h"
+#include "base/test_help.h"
+#include "serve/engine.h"
+
+namespace moray {
+namespace {
+
+struct Machine {
+  explicit Machine(int threads) : pool(threads) { register_backends(); }
+  Allocator allocator;
+  ThreadPool pool;
+  Exec exec{Device::cpu, &pool, &allocator, DType::f32};
+};
+
+deepseek::ModelConfig small_config() {
+  const fs::path golden = fs::path(MORAY_SOURCE_DIR) / "tests/golden/inference/v3-f32/config.json";
+  auto config = deepseek::ModelConfig::from_json(read_file(golden), "config.json");
+  config.hidden_size = 160;
+  config.moe_intermediate_size = 96;
+  return config;
+}
+
+double deviation(const Tensor& logits) {
+  double sum = 0;
+  for (float x : logits.span<float>()) sum += static_cast<double>(x) * static_cast<double>(x);
+  return std::sqrt(sum / static_cast<double>(logits.elements()));
+}
+
+class RandomModel : public testing::TestWithParam<DType> {};
+
+TEST_P(RandomModel, FoldersAreServed) {
+  Machine machine(2), other(1);
+  const test::ScratchFolder scratch;
+  write_random_folder(machine.exec, small_config(), GetParam(), scratch / "model", 300'000);
+  write_random_folder(other.exec, small_config(), GetParam(), scratch / "same", 300'000);
+  for (const fs::directory_entry& entry : fs::directory_iterator(scratch / "model"))
+    EXPECT_EQ(read_file(entry.path()), read_file(scratch / "same" / entry.path().filename())) << entry.path();
+  const SafetensorsFolder weights(scratch / "model");
+  EXPECT_GT(weights.files().size(), 1u);
+  const auto config = deepseek::ModelConfig::from_json(read_file(scratch / "model/config.json"), "config.json");
+  const std::vector<int32_t> ids = {1, 2, 3, 4};
+  const ServedModel from_folder = load_weights(machine.exec, weights, plan_weights(weights, config, true));
+  const ServedModel in_memory = random_model(machine.exec, small_config(), GetParam());
+  for (const ServedModel* served : {&from_folder, &in_memory}) {
+    Engine engine(machine.exec, *served, {});
+    const double size = deviation(engine.logits(engine.append_prompt(ids)));  // of normed states: about 1
+    EXPECT_GT(size, 0.5);
+    EXPECT_LT(size, 2);
+  }
+  EXPECT_THROW(write_random_folder(machine.exec, small_config(), GetParam(), scratch / "model", 300'000), Error);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, RandomModel,
+                         testing::Values(DType::f32, DType::bf16, DType::f8_e4m3, DType::i8, DType::u8));
+
+}  // namespace
+}  // namespace moray
