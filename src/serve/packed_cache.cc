@@ -115,7 +115,8 @@ bool place_pieces(const nlohmann::json& header, ServedModel& served, uint64_t fi
   uint64_t offset = header.at("data").get<uint64_t>();
   for (size_t i = 0; i < tensors.size(); ++i) {
     const nlohmann::json& entry = header.at("tensors")[i];
-    for (const auto& [key, value] : entry_of(tensors[i]).items())
+    const nlohmann::json expected = entry_of(tensors[i]);
+    for (const auto& [key, value] : expected.items())
       if (entry.at(key) != value) return false;
     append_pieces(*tensors[i].tensor, offset, pieces);
     offset = aligned(offset + tensors[i].tensor->bytes());
