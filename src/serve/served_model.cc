@@ -9,7 +9,6 @@
 #include <sstream>
 
 #include "checkpoint/convert.h"
-#include "checkpoint/int_weights.h"
 #include "serve/serving_need.h"
 #include "tensor/panels.h"
 
@@ -122,19 +121,6 @@ std::vector<Parameter> places_of(const WeightPlan& plan, ServedModel& served) {
     places.push_back(parameter);
   }
   return places;
-}
-
-// What the weights would need after quantization.
-size_t quantized_bytes(const WeightPlan& plan, IntFormat format) {
-  size_t sum = 0;
-  for (const PlannedTensor& tensor : plan.tensors) {
-    if (tensor.is_scale) continue;
-    const bool whole = tensor.dtype != DType::u8 && tensor.dtype != DType::i8 && tensor.shape.rank() > 1;
-    const auto dtype = whole ? int_weight_dtype(tensor.name, tensor.shape[-1], format) : std::nullopt;
-    const auto elements = static_cast<size_t>(tensor.shape.elements());
-    sum += !dtype ? tensor.bytes() : *dtype == DType::u8 ? elements * 9 / 16 : elements * 33 / 32;
-  }
-  return sum;
 }
 
 }  // namespace
