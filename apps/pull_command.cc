@@ -40,10 +40,8 @@ void convert_shard(Exec& exec, IntFormat format, const fs::path& originals, cons
                    const fs::path& into) {
   std::vector<SafetensorsFile> files;
   for (const std::string& name : shards_for(originals, shard)) files.emplace_back(originals / name);
-  std::vector<const SafetensorsFile*> shards;
-  for (const SafetensorsFile& file : files) shards.push_back(&file);
-  const auto same = [&](const SafetensorsFile* file) { return file->path() == originals / shard; };
-  quantize_shard(exec, **std::ranges::find_if(shards, same), shards, format, into);
+  const auto own = std::ranges::find(files, originals / shard, &SafetensorsFile::path);
+  quantize_shard(exec, *own, files, format, into);
 }
 
 hub::Conversion quantization(Exec& exec, IntFormat format) {

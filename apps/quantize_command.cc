@@ -33,8 +33,11 @@ int run_quantize(const QuantizeOptions& options) {
                                               {"shards_there", summary.shards_there}}
                            .dump());
   else
-    fmt::print("{}: {}, {:.2f} GB of weights from {:.2f} GB\n", options.output, options.format,
-               static_cast<double>(summary.bytes_after) / 1e9, static_cast<double>(summary.bytes_before) / 1e9);
+    fmt::print(
+        "{}: {}, {:.2f} GB of weights from {:.2f} GB\n"
+        "what it costs: moray eval --model {} --against {} --text FILE\n",
+        options.output, options.format, static_cast<double>(summary.bytes_after) / 1e9,
+        static_cast<double>(summary.bytes_before) / 1e9, options.output, options.model);
   return 0;
 }
 

@@ -21,10 +21,11 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-std::vector<float> read_scales(const SafetensorsFolder& folder, const StoredTensor& codes) {
-  const std::string name = fp8_scale_name(codes.name), where = folder.path().string();
-  const StoredTensor* scales = folder.find(name);
-  if (scales == nullptr) fail("{}: '{}' is FP8, but its scales '{}' are missing", where, codes.name, name);
+// `holder` has the scales; nullptr: nothing has.
+std::vector<float> read_scales(const SafetensorsFile* holder, const StoredTensor& codes, const std::string& where) {
+  const std::string name = fp8_scale_name(codes.name);
+  if (holder == nullptr) fail("{}: '{}' is FP8, but its scales '{}' are missing", where, codes.name, name);
+  const StoredTensor* scales = &holder->tensor(name);
   const auto blocks = [](int64_t extent) { return (extent + kTile - 1) / kTile; };
   const std::vector<int64_t> expected = {blocks(codes.shape[0]), blocks(codes.shape[1])};
   if (scales->shape != expected)
@@ -33,7 +34,7 @@ std::vector<float> read_scales(const SafetensorsFolder& folder, const StoredTens
   if (scales->dtype != "F32" && scales->dtype != "BF16")
     fail("{}: '{}' is {}, expected F32 or BF16", where, name, scales->dtype);
   Allocator allocator;
-  const Tensor tensor = folder.read(name, allocator, DType::f32);
+  const Tensor tensor = holder->read(name, allocator, DType::f32);
   const std::span<const float> values = tensor.span<float>();
   for (size_t i = 0; i < values.size(); ++i)
     if (!(values[i] >= 0 && std::isfinite(values[i])))
@@ -80,6 +81,10 @@ bool is_fp8_scale_name(std::string_view name) {
   return name.ends_with(kWeightScale);
 }
 
+std::string fp8_weight_name(std::string_view scale_name) {
+  return std::string(scale_name.substr(0, scale_name.size() - kScaleSuffix.size()));
+}
+
 bool is_fp8_in_published_folders(std::string_view weight_name) {
   if (weight_name.ends_with(".kv_a_proj_with_mqa.weight")) return true;
   return weight_name.ends_with("_proj.weight") && !weight_name.ends_with(".eh_proj.weight");
@@ -90,8 +95,13 @@ bool is_fp8_weight(const SafetensorsFolder& folder, std::string_view name) {
 }
 
 Fp8Weight fp8_weight(const SafetensorsFolder& folder, std::string_view name) {
-  const StoredTensor& stored = folder.tensor(name);
-  const std::string where = folder.path().string();
+  const std::string scales = fp8_scale_name(name);
+  return fp8_weight(folder.file_of(name), folder.find(scales) == nullptr ? nullptr : &folder.file_of(scales), name);
+}
+
+Fp8Weight fp8_weight(const SafetensorsFile& file, const SafetensorsFile* holder_of_scales, std::string_view name) {
+  const StoredTensor& stored = file.tensor(name);
+  const std::string where = file.path().parent_path().string();
   if (stored.dtype != "F8_E4M3") fail("{}: '{}' is {}, expected F8_E4M3", where, name, stored.dtype);
   if (stored.shape.size() != 2)
     fail("{}: '{}' is FP8 of shape {}, expected two dimensions", where, name, shape_text(stored.shape));
@@ -99,8 +109,8 @@ Fp8Weight fp8_weight(const SafetensorsFolder& folder, std::string_view name) {
           where,
           stored.shape[0],
           stored.shape[1],
-          reinterpret_cast<const e4m3*>(folder.bytes(name).data()),
-          read_scales(folder, stored)};
+          reinterpret_cast<const e4m3*>(file.bytes(stored).data()),
+          read_scales(holder_of_scales, stored, where)};
 }
 
 void expect_no_fp8_nan(const Fp8Weight& weight) {
@@ -140,7 +150,7 @@ void read_dequantized(const SafetensorsFolder& folder, std::string_view name, co
 void expect_no_stray_scales(const SafetensorsFolder& folder) {
   for (const std::string& name : folder.names()) {
     if (!is_fp8_scale_name(name)) continue;
-    const std::string weight = name.substr(0, name.size() - kScaleSuffix.size());
+    const std::string weight = fp8_weight_name(name);
     const StoredTensor* stored = folder.find(weight);
     if (stored == nullptr || stored->dtype != "F8_E4M3")
       fail("{}: '{}' are the scales of '{}', which is {}", folder.path().string(), name, weight,

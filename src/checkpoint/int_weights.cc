@@ -27,10 +27,6 @@ std::string int_scale_name(std::string_view weight_name) {
   return std::string(weight_name).append("_scale");
 }
 
-int64_t int_stored_columns(DType dtype, int64_t columns) {
-  return dtype == DType::u8 ? int4_row_bytes(columns) : columns;
-}
-
 std::optional<DType> int_weight_dtype(std::string_view name, int64_t columns, IntFormat format) {
   if (name == "lm_head.weight") return DType::i8;
   if (!is_fp8_in_published_folders(name)) return std::nullopt;

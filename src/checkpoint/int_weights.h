@@ -17,8 +17,6 @@ IntFormat parse_int_format(const std::string& name, const std::string& where);  
 
 // "model.norm.weight" to "model.norm.weight_scale".
 std::string int_scale_name(std::string_view weight_name);
-// The last dimension of a weight's tensor: `columns`, or a 4-bit row's bytes.
-int64_t int_stored_columns(DType dtype, int64_t columns);
 
 // What a weight becomes: i8, u8 (4 bits), or nothing where it is kept as it is. Quantized are the linears of
 // attention, MLPs and experts, and the head; kept are embeddings, routers, norms, biases and the MTP modules'

@@ -82,9 +82,9 @@ class SafetensorsFolder {
   std::span<const std::byte> bytes(std::string_view name) const;
   void read(std::string_view name, const Tensor& into) const;
   Tensor read(std::string_view name, Allocator& allocator, DType dtype) const;
+  const SafetensorsFile& file_of(std::string_view name) const;  // Error when absent
 
  private:
-  const SafetensorsFile& file_of(std::string_view name) const;  // Error when absent
   void open_shards(const fs::path& index);
   SafetensorsFile open_inside(const std::string& file_name) const;
 
@@ -92,5 +92,8 @@ class SafetensorsFolder {
   std::vector<SafetensorsFile> files_;
   std::map<std::string, size_t, std::less<>> file_by_name_;  // tensor name to its place in files_
 };
+
+// Tells one state of a folder's shards from another: a line of name, size and time of change each.
+std::string shards_state(const SafetensorsFolder& folder);
 
 }  // namespace moray

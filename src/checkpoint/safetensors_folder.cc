@@ -123,4 +123,12 @@ Tensor SafetensorsFolder::read(std::string_view name, Allocator& allocator, DTyp
   return file_of(name).read(name, allocator, dtype);
 }
 
+std::string shards_state(const SafetensorsFolder& folder) {
+  std::string state;
+  for (const SafetensorsFile& file : folder.files())
+    state += fmt::format("{} {} {}\n", file.path().filename().string(), fs::file_size(file.path()),
+                         fs::last_write_time(file.path()).time_since_epoch().count());
+  return state;
+}
+
 }  // namespace moray

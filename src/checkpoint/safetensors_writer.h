@@ -39,18 +39,16 @@ constexpr uint64_t kDefaultShardBytes = 5'000'000'000;
 // is full.
 WrittenFile write_safetensors(const fs::path& path, std::span<const NamedTensor> tensors);
 
-// A tensor of a file to come.
-struct StoredShape {
+// For files larger than memory: the tensors to come, and what gives the bytes of the i-th. It is asked in order, when
+// their turn has come, and they are used until the next call.
+struct TensorToWrite {
   std::string name, dtype;  // the format's word
   std::vector<int64_t> shape;
   uint64_t bytes = 0;
 };
-StoredShape stored_shape(const std::string& name, DType dtype, const std::vector<int64_t>& shape);
-
-// The same with each tensor's bytes made only when their turn has come, in order; they are used until the next
-// call. For files larger than memory.
-WrittenFile write_safetensors(const fs::path& path, std::span<const StoredShape> tensors,
-                              const std::function<std::span<const std::byte>(size_t)>& bytes_of);
+TensorToWrite tensor_to_write(const std::string& name, DType dtype, const Shape& shape);
+using BytesOf = std::function<std::span<const std::byte>(size_t)>;
+WrittenFile write_safetensors(const fs::path& path, std::span<const TensorToWrite> tensors, const BytesOf& bytes_of);
 
 // Writes `model.safetensors` into an existing folder, or, where the data exceeds max_shard_bytes,
 // `model-00001-of-0000N.safetensors` ... and `model.safetensors.index.json`. A shard holds at least one
@@ -58,8 +56,10 @@ WrittenFile write_safetensors(const fs::path& path, std::span<const StoredShape>
 std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder,
                                                   std::span<const NamedTensor> tensors,
                                                   uint64_t max_shard_bytes = kDefaultShardBytes);
+std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder, std::span<const TensorToWrite> tensors,
+                                                  const BytesOf& bytes_of, uint64_t max_shard_bytes);
 
-// model.safetensors.index.json over finished shards; none for a single model.safetensors.
+// The index over finished shards; none for a single model.safetensors.
 void write_safetensors_index(const fs::path& folder, std::span<const std::string> shard_names);
 
 // Writes and syncs a small file, for the manifest's sake.

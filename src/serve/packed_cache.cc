@@ -27,13 +27,9 @@ uint64_t aligned(uint64_t bytes) {
 // What the file must have been made of.
 nlohmann::json source_of(const SafetensorsFolder& folder) {
   const std::string config = read_file(folder.path() / "config.json");
-  nlohmann::json source{{"version", kVersion},
-                        {"config", checksum(std::as_bytes(std::span(config)))},
-                        {"shards", nlohmann::json::array()}};
-  for (const SafetensorsFile& file : folder.files())
-    source["shards"].push_back({file.path().filename().string(), fs::file_size(file.path()),
-                                fs::last_write_time(file.path()).time_since_epoch().count()});
-  return source;
+  return {{"version", kVersion},
+          {"config", checksum(std::as_bytes(std::span(config)))},
+          {"shards", shards_state(folder)}};
 }
 
 // The tensors that there are, in the order of Model::visit: weights, then scales.

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/folder_lock.h"
-#include "base/json.h"
+#include "checkpoint/coded_weights.h"
 #include "checkpoint/convert.h"
 #include "checkpoint/fp8_weights.h"
 #include "tensor/int_rows.h"
@@ -19,47 +19,37 @@ namespace {
 constexpr const char* kRecordFile = ".moray-quantize.json";
 constexpr int64_t kPieceRows = 16;
 
-// A weight on its way: where it lies and what it becomes.
+// A weight on its way: where it lies, in F32, BF16, F64 or FP8.
 struct Source {
   const SafetensorsFile& file;
   const StoredTensor& stored;
-  std::vector<float> block_scales;  // of FP8
+  std::optional<Fp8Weight> fp8;
 
   int64_t rows() const { return stored.shape[0]; }
   int64_t columns() const { return stored.shape[1]; }
 
   // Rows [begin, end) widened to f32.
   void read(int64_t begin, int64_t end, const Tensor& into) const {
-    const std::byte* data = file.bytes(stored).data();
-    if (stored.dtype == "F8_E4M3") {
-      const Fp8Weight weight{stored.name, file.path().string(), rows(), columns(),
-                             reinterpret_cast<const e4m3*>(data), block_scales};
-      return dequantize_rows(weight, begin, end, into);
-    }
+    if (fp8) return dequantize_rows(*fp8, begin, end, into);
     const auto at = static_cast<size_t>(begin * columns()) * stored_dtype_bytes(stored.dtype);
-    if (!convert_elements(stored.dtype, data + at, (end - begin) * columns(), DType::f32, into.raw()))
-      fail("{}: '{}' is {}, which cannot be quantized", file.path().string(), stored.name, stored.dtype);
+    const bool read =
+        convert_elements(stored.dtype, file.bytes(stored).data() + at, (end - begin) * columns(), DType::f32, into.raw());
+    MORAY_CHECK(read, "'{}' is {}", stored.name, stored.dtype);
   }
 };
 
-const SafetensorsFile* holder_of(std::span<const SafetensorsFile* const> shards, const std::string& name) {
+const SafetensorsFile* holder_of(std::span<const SafetensorsFile> files, const std::string& name) {
   const auto found =
-      std::ranges::find_if(shards, [&](const SafetensorsFile* shard) { return shard->find(name) != nullptr; });
-  return found == shards.end() ? nullptr : *found;
+      std::ranges::find_if(files, [&](const SafetensorsFile& file) { return file.find(name) != nullptr; });
+  return found == files.end() ? nullptr : &*found;
 }
 
-std::vector<float> block_scales(const SafetensorsFile& file, const StoredTensor& weight,
-                                std::span<const SafetensorsFile* const> shards) {
-  const std::string name = fp8_scale_name(weight.name), where = file.path().string();
-  const SafetensorsFile* holder = holder_of(shards, name);
-  if (holder == nullptr) fail("{}: '{}' is FP8, but its scales '{}' are missing", where, weight.name, name);
-  const auto blocks = [](int64_t extent) { return (extent + kTile - 1) / kTile; };
-  const StoredTensor& stored = holder->tensor(name);
-  if (stored.shape != std::vector<int64_t>{blocks(weight.shape[0]), blocks(weight.shape[1])})
-    fail("{}: '{}' does not have a scale for each block of {}×{} of '{}'", where, name, kTile, kTile, weight.name);
-  Allocator allocator;
-  const Tensor scales = holder->read(name, allocator, DType::f32);
-  return {scales.span<float>().begin(), scales.span<float>().end()};
+Source source_of(const SafetensorsFile& shard, const StoredTensor& stored, std::span<const SafetensorsFile> files) {
+  if (stored.dtype == "F8_E4M3")
+    return {shard, stored, fp8_weight(shard, holder_of(files, fp8_scale_name(stored.name)), stored.name)};
+  if (stored.dtype != "F32" && stored.dtype != "BF16" && stored.dtype != "F64")
+    fail("{}: '{}' is {}, which cannot be quantized", shard.path().string(), stored.name, stored.dtype);
+  return {shard, stored, std::nullopt};
 }
 
 // A tensor of the new shard: one that is copied, codes, or their scales.
@@ -74,10 +64,7 @@ struct Output {
 std::vector<Output> outputs_of(const SafetensorsFile& shard, IntFormat format) {
   std::vector<Output> outputs;
   for (const StoredTensor& stored : shard.tensors()) {
-    const std::string of_weight = is_fp8_scale_name(stored.name)
-                                      ? stored.name.substr(0, stored.name.size() - std::string("_scale_inv").size())
-                                      : std::string();
-    if (!of_weight.empty() && int_weight_dtype(of_weight, 0, format)) continue;
+    if (is_fp8_scale_name(stored.name) && int_weight_dtype(fp8_weight_name(stored.name), 0, format)) continue;
     const bool matrix = stored.shape.size() == 2;
     const auto codes = matrix ? int_weight_dtype(stored.name, stored.shape[1], format) : std::nullopt;
     outputs.push_back({stored.name, &stored, codes});
@@ -86,18 +73,25 @@ std::vector<Output> outputs_of(const SafetensorsFile& shard, IntFormat format) {
   return outputs;
 }
 
+TensorToWrite to_write(const Output& output) {
+  const StoredTensor& stored = *output.stored;
+  if (!output.codes) return {output.name, stored.dtype, stored.shape, stored.bytes()};
+  const Shape matrix = {stored.shape[0], stored.shape[1]};
+  return output.is_scale ? tensor_to_write(output.name, DType::f32, scales_shape(matrix, *output.codes))
+                         : tensor_to_write(output.name, *output.codes, stored_shape(matrix, *output.codes));
+}
+
 struct Quantized {
   Tensor codes, scales;
 };
 
 Quantized quantize(Exec& exec, const Source& source, DType dtype) {
-  const int64_t rows = source.rows(), columns = source.columns();
-  Quantized result{Tensor::empty(*exec.allocator, {rows, int_stored_columns(dtype, columns)}, dtype),
-                   Tensor::empty(*exec.allocator, {rows, int_row_scales(columns)}, DType::f32)};
-  source.read(0, 0, Tensor::empty(*exec.allocator, {0, columns}, DType::f32));  // the type, before threads start
+  const Shape matrix = {source.rows(), source.columns()};
+  Quantized result{Tensor::empty(*exec.allocator, stored_shape(matrix, dtype), dtype),
+                   Tensor::empty(*exec.allocator, scales_shape(matrix, dtype), DType::f32)};
   std::atomic<bool> finite = true;
-  exec.pool->for_ranges(rows, kPieceRows, [&](int64_t begin, int64_t end, int) {
-    const Tensor piece = Tensor::empty(*exec.allocator, {end - begin, columns}, DType::f32);
+  exec.pool->for_ranges(source.rows(), kPieceRows, [&](int64_t begin, int64_t end, int) {
+    const Tensor piece = Tensor::empty(*exec.allocator, {end - begin, source.columns()}, DType::f32);
     source.read(begin, end, piece);
     for (int64_t row = begin; row < end; ++row) {
       const auto x = piece.row(row - begin).span<float>();
@@ -112,13 +106,9 @@ Quantized quantize(Exec& exec, const Source& source, DType dtype) {
   return result;
 }
 
-// The identity of what is quantized, so that a part of something else is not gone on with.
+// What is quantized, so that a part of something else is not gone on with.
 std::string record_of(const SafetensorsFolder& folder, IntFormat format) {
-  nlohmann::ordered_json record{{"format", int_format_name(format)}};
-  for (const SafetensorsFile& file : folder.files())
-    record["shards"].push_back({{"name", file.path().filename().string()},
-                                {"bytes", fs::file_size(file.path())},
-                                {"modified", fs::last_write_time(file.path()).time_since_epoch().count()}});
+  const nlohmann::ordered_json record{{"format", int_format_name(format)}, {"shards", shards_state(folder)}};
   return record.dump(2) + "\n";
 }
 
@@ -132,7 +122,7 @@ void copy_beside(const fs::path& from, const fs::path& to) {
   for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
     const std::string name = entry.path().filename().string();
     if (entry.is_regular_file() && is_kept_beside_weights(name))
-      write_file_atomically(to / name, read_file(entry.path()));
+      write_file_atomically(to / name, MappedFile(entry.path()).text());
   }
 }
 
@@ -146,32 +136,21 @@ void begin_part(const fs::path& part, const std::string& record) {
 
 }  // namespace
 
-void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const SafetensorsFile* const> shards,
-                    IntFormat format, const fs::path& into, const QuantizeProgress& progress) {
+void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const SafetensorsFile> files, IntFormat format,
+                    const fs::path& into, const QuantizeProgress& progress) {
   const std::vector<Output> outputs = outputs_of(shard, format);
-  std::vector<StoredShape> shapes;
-  for (const Output& output : outputs) {
-    const StoredTensor& stored = *output.stored;
-    if (!output.codes)
-      shapes.push_back({output.name, stored.dtype, stored.shape, stored.bytes()});
-    else if (output.is_scale)
-      shapes.push_back(stored_shape(output.name, DType::f32, {stored.shape[0], int_row_scales(stored.shape[1])}));
-    else
-      shapes.push_back(stored_shape(output.name, *output.codes,
-                                    {stored.shape[0], int_stored_columns(*output.codes, stored.shape[1])}));
-  }
+  std::vector<TensorToWrite> list;
+  for (const Output& output : outputs) list.push_back(to_write(output));
   const fs::path part = into.string() + ".part";
   uint64_t done = 0;
   Quantized current;
-  write_safetensors(part, shapes, [&](size_t i) -> std::span<const std::byte> {
+  write_safetensors(part, list, [&](size_t i) -> std::span<const std::byte> {
     const Output& output = outputs[i];
     if (output.is_scale) return {current.scales.raw(), current.scales.bytes()};
     done += output.stored->bytes();
     if (progress) progress(done);
     if (!output.codes) return shard.bytes(*output.stored);
-    Source source{shard, *output.stored, {}};
-    if (output.stored->dtype == "F8_E4M3") source.block_scales = block_scales(shard, *output.stored, shards);
-    current = quantize(exec, source, *output.codes);
+    current = quantize(exec, source_of(shard, *output.stored, files), *output.codes);
     return {current.codes.raw(), current.codes.bytes()};
   });
   fs::rename(part, into);
@@ -179,7 +158,7 @@ void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const Sa
 }
 
 bool is_kept_beside_weights(const std::string& name) {
-  for (const char* ending : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".gguf"})
+  for (const char* ending : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth"})
     if (name.ends_with(ending)) return false;
   return !name.starts_with(".") && name != "config.json";
 }
@@ -192,12 +171,8 @@ QuantizeSummary quantize_folder(Exec& exec, const fs::path& model, const fs::pat
   const std::string config = read_file(config_path);
   if (read_int_format(config, config_path.string())) fail("{}: is quantized already", model.string());
   const SafetensorsFolder folder(model);
-  std::vector<const SafetensorsFile*> shards;
   QuantizeSummary summary{.shards = static_cast<int64_t>(folder.files().size())};
-  for (const SafetensorsFile& file : folder.files()) {
-    shards.push_back(&file);
-    summary.bytes_before += data_bytes(file);
-  }
+  for (const SafetensorsFile& file : folder.files()) summary.bytes_before += data_bytes(file);
   const fs::path whole = fs::absolute(output).lexically_normal(), part = whole.string() + ".part";
   fs::create_directories(part, error);
   if (error) fail("{}: cannot create the folder: {}", part.string(), error.message());
@@ -211,7 +186,7 @@ QuantizeSummary quantize_folder(Exec& exec, const fs::path& model, const fs::pat
     if (fs::exists(into, error))
       ++summary.shards_there;
     else
-      quantize_shard(exec, file, shards, format, into,
+      quantize_shard(exec, file, folder.files(), format, into,
                      [&](uint64_t done) { progress(before + done, summary.bytes_before); });
     before += data_bytes(file);
     summary.bytes_after += data_bytes(SafetensorsFile(into));

@@ -15,10 +15,10 @@ using QuantizeProgress = std::function<void(uint64_t)>;
 
 // Writes the quantized tensors of a shard, and the others as they are, to the file `into`: complete or absent, one
 // tensor in memory at a time, all threads at a tensor, the same bytes for any number of them. The scales of FP8
-// weights are looked for in `shards`, the shard among them. Throws Error naming the tensor for scales that are
+// weights are looked for in `files`, the shard among them. Throws Error naming the tensor for scales that are
 // missing or mis-shaped, numbers that are not finite, and types that cannot be converted.
-void quantize_shard(Exec&, const SafetensorsFile& shard, std::span<const SafetensorsFile* const> shards,
-                    IntFormat format, const fs::path& into, const QuantizeProgress& progress = {});
+void quantize_shard(Exec&, const SafetensorsFile& shard, std::span<const SafetensorsFile> files, IntFormat format,
+                    const fs::path& into, const QuantizeProgress& progress = {});
 
 // Whether a file of a model folder goes into the quantized one as it is: all at its top but weights, their index,
 // config.json, and hidden files.

@@ -6,8 +6,10 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "backend/register.h"
+#include "base/random.h"
 #include "base/test_help.h"
 #include "checkpoint/fp8_weights.h"
 #include "serve/divergence.h"
@@ -18,7 +20,10 @@ namespace moray {
 namespace {
 
 struct Machine {
-  explicit Machine(int threads = 2) : pool(threads) { register_backends(); }
+  explicit Machine(int threads = 2, Device device = Device::cpu) : pool(threads) {
+    register_backends();
+    exec.device = device;
+  }
   Allocator allocator;
   ThreadPool pool;
   Exec exec{Device::cpu, &pool, &allocator, DType::f32};
@@ -38,17 +43,23 @@ deepseek::ModelConfig small_config() {
   return config;
 }
 
-void write_model(Exec& exec, const fs::path& folder, uint64_t max_shard_bytes = kDefaultShardBytes) {
+using Change = std::function<void(const deepseek::NamedWeight&)>;
+
+void write_model(Exec& exec, const fs::path& folder, uint64_t max_shard_bytes = kDefaultShardBytes,
+                 const Change& change = {}) {
   const deepseek::ModelConfig config = small_config();
   deepseek::Model model = deepseek::allocate_model(exec, config);
   deepseek::initialize(exec, model, 11);
   std::vector<NamedTensor> tensors;
-  for (const deepseek::NamedWeight& weight : deepseek::named_weights(model))
+  for (const deepseek::NamedWeight& weight : deepseek::named_weights(model)) {
+    if (change) change(weight);
     tensors.push_back({weight.name, weight.tensor});
+  }
   fs::create_directories(folder);
   write_safetensors_folder(folder, tensors, max_shard_bytes);
   write_file_atomically(folder / "config.json", config.to_json("float32", 0, 1));
-  write_file_atomically(folder / "tokenizer.json", "{}");
+  for (const char* beside : {"tokenizer.json", "vocabulary.gguf", ".hidden", "pytorch_model.bin"})
+    write_file_atomically(folder / beside, "{}");
 }
 
 QuantizeSummary quantize(Exec& exec, const fs::path& from, const fs::path& to, IntFormat format) {
@@ -99,8 +110,10 @@ TEST(Quantize, TensorsBecomeWhatTheirNamesSay) {
     EXPECT_TRUE(std::ranges::equal(after.bytes(name), before.bytes(name))) << name;
   }
   EXPECT_EQ(read_int_format(read_file(to / "config.json"), "config.json"), IntFormat::int4);
+  std::set<std::string> files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(to)) files.insert(entry.path().filename().string());
+  EXPECT_EQ(files, (std::set<std::string>{"config.json", "model.safetensors", "tokenizer.json", "vocabulary.gguf"}));
   EXPECT_EQ(read_file(to / "tokenizer.json"), "{}");
-  EXPECT_FALSE(fs::exists(to / ".lock") || fs::exists(to / ".moray-quantize.json"));
   // One row by hand.
   const std::string name = layer + "mlp.experts.3.gate_proj.weight";
   const auto* row = reinterpret_cast<const uint8_t*>(after.bytes(name).data()) + 5 * 85;
@@ -113,37 +126,100 @@ TEST(Quantize, TensorsBecomeWhatTheirNamesSay) {
   }
 }
 
+// The bias alone decides who serves a token. A router of random weights is often undecided, so that the least error
+// sends some tokens to other experts, after which no limit holds: of 8 bits the mean divergence is 0.014 then, its
+// median 0.001, and noise in the weights does the same.
+void fix_experts(const deepseek::NamedWeight& weight) {
+  if (!weight.name.ends_with("e_score_correction_bias")) return;
+  const std::span<float> biases = weight.tensor.span<float>();
+  for (size_t e = 0; e < biases.size(); ++e) biases[e] = static_cast<float>(4 * (e * 5 % biases.size()));
+}
+
+// Noise in what is quantized, evenly distributed, `size` times the root mean square of a tensor's numbers.
+void add_noise(const deepseek::NamedWeight& weight, double size) {
+  if (!int_weight_dtype(weight.name, weight.tensor.extent(-1), IntFormat::int8)) return;
+  double squares = 0;
+  for (float x : weight.tensor.span<float>()) squares += static_cast<double>(x) * static_cast<double>(x);
+  const double range = size * std::sqrt(12 * squares / static_cast<double>(weight.tensor.elements()));
+  Random random(7, name_stream(weight.name));
+  for (float& x : weight.tensor.span<float>()) x += static_cast<float>(range * (random.uniform() - 0.5));
+}
+
+double divergence(Exec& exec, const Tensor& logits, const Tensor& exact) {
+  Divergence sums;
+  add_divergence(exec, logits, exact, std::vector<int32_t>(static_cast<size_t>(exact.extent(0)), 3), sums);
+  return sums.mean();
+}
+
+// Quantization costs what noise in the weights does of the size that codes of so many bits round away; of 8 bits
+// somewhat more, as activations are rounded to 8 bits too.
 TEST(Quantize, PredictionsStayNear) {
   Machine machine;
   const test::ScratchFolder scratch;
-  write_model(machine.exec, scratch / "model");
+  write_model(machine.exec, scratch / "model", kDefaultShardBytes, fix_experts);
   const std::vector<int32_t> ids = some_tokens(60);
   const Tensor exact = logits_of(machine.exec, load(machine.exec, scratch / "model"), ids);
-  double of_format[2] = {};
-  for (const IntFormat format : {IntFormat::int8, IntFormat::int4}) {
-    const fs::path to = scratch / std::string(int_format_name(format));
-    quantize(machine.exec, scratch / "model", to, format);
-    const ServedModel served = load(machine.exec, to);
-    Divergence sums;
-    const std::vector<int32_t> next(ids.size(), 3);
-    add_divergence(machine.exec, logits_of(machine.exec, served, ids), exact, next, sums);
-    of_format[format == IntFormat::int4] = sums.mean();
-    // A token's logits, by the tokens before it, then as generated.
-    Engine engine(machine.exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 7});
-    const Tensor last = engine.append_prompt({ids.data(), 59});
-    const Tensor generated = engine.logits(engine.append_generated(ids[59]));
-    EXPECT_TRUE(std::isfinite(generated.data<float>()[0]));
-    const float logprob = engine.logprobs(last, std::array<int32_t, 1>{ids[59]})[0];
-    EXPECT_TRUE(logprob < 0 && std::isfinite(logprob));
-    Machine other(1);
-    const Tensor on_one = logits_of(other.exec, load(other.exec, to), ids);
-    EXPECT_TRUE(std::ranges::equal(on_one.span<float>(), logits_of(machine.exec, served, ids).span<float>()));
-  }
-  EXPECT_GT(of_format[0], 0);
-  EXPECT_LT(of_format[0], 1e-3);
-  EXPECT_LT(of_format[1], 0.1);
-  EXPECT_GT(of_format[1], 4 * of_format[0]);
+  const auto of_noise = [&](double size) {
+    const fs::path folder = scratch / fmt::format("noise-{}", size);
+    write_model(machine.exec, folder, kDefaultShardBytes, [&](const deepseek::NamedWeight& weight) {
+      fix_experts(weight);
+      add_noise(weight, size);
+    });
+    return divergence(machine.exec, logits_of(machine.exec, load(machine.exec, folder), ids), exact);
+  };
+  const auto of_format = [&](IntFormat format) {
+    const fs::path folder = scratch / std::string(int_format_name(format));
+    quantize(machine.exec, scratch / "model", folder, format);
+    return divergence(machine.exec, logits_of(machine.exec, load(machine.exec, folder), ids), exact);
+  };
+  const double noise8 = of_noise(0.0058), noise4 = of_noise(0.074);  // what is lost of normal numbers
+  const double int8 = of_format(IntFormat::int8), int4 = of_format(IntFormat::int4);
+  EXPECT_GT(int8, noise8);
+  EXPECT_LT(int8, 4 * noise8);
+  EXPECT_GT(int4, noise4 / 4);
+  EXPECT_LT(int4, noise4);  // head and latents have 8 bits
 }
+
+class QuantizedFolder : public testing::TestWithParam<IntFormat> {};
+
+// The same predictions from the scalar reference, but for tokens with an activation so near the middle between two
+// codes that the last bit of what came before decides.
+TEST_P(QuantizedFolder, PredictsAsTheReference) {
+  Machine machine, reference(1, Device::reference), alone(1);
+  const test::ScratchFolder scratch;
+  const fs::path folder = scratch / "small";
+  write_model(machine.exec, scratch / "model", kDefaultShardBytes, fix_experts);
+  quantize(machine.exec, scratch / "model", folder, GetParam());
+  const std::vector<int32_t> ids = some_tokens(60);
+  const ServedModel served = load(machine.exec, folder);
+  const Tensor logits = logits_of(machine.exec, served, ids);
+  const Tensor expected = logits_of(reference.exec, load(reference.exec, folder), ids);
+  int64_t differ = 0;
+  for (int64_t t = 0; t < logits.extent(0); ++t) {
+    double most = 0;
+    for (int64_t v = 0; v < logits.extent(1); ++v)
+      most = std::max(most, std::abs(static_cast<double>(logits.row(t).data<float>()[v]) -
+                                     static_cast<double>(expected.row(t).data<float>()[v])));
+    differ += most > 1e-5 ? 1 : 0;
+    EXPECT_LT(most, 0.2) << t;
+  }
+  EXPECT_LE(differ, 3);
+  const Tensor on_one = logits_of(alone.exec, load(alone.exec, folder), ids);
+  EXPECT_TRUE(std::ranges::equal(on_one.span<float>(), logits.span<float>()));
+  // A token by the tokens before it in chunks, then as generated; its logprob from logits of codes.
+  Engine engine(machine.exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 7});
+  const Tensor last = engine.append_prompt({ids.data(), 59});
+  const std::span<const float> row = logits.row(58).span<float>();
+  EXPECT_TRUE(std::ranges::equal(engine.logits(last).span<float>(), row));
+  double sum = 0;
+  for (float logit : row) sum += std::exp(static_cast<double>(logit));
+  EXPECT_NEAR(engine.logprobs(last, std::array<int32_t, 1>{ids[59]})[0],
+              static_cast<double>(row[static_cast<size_t>(ids[59])]) - std::log(sum), 1e-5);
+  const Tensor generated = engine.logits(engine.append_generated(ids[59]));
+  EXPECT_LT(divergence(machine.exec, generated, logits.rows(59, 60)), 3e-3);  // attention in its other form
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizedFolder, testing::Values(IntFormat::int8, IntFormat::int4));
 
 TEST(Quantize, GoesOnWhereItWasAndGivesTheSameBytes) {
   Machine machine, other(1);

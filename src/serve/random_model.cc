@@ -5,10 +5,10 @@
 #include <functional>
 
 #include "base/random.h"
+#include "checkpoint/coded_weights.h"
 #include "checkpoint/fp8_weights.h"
 #include "checkpoint/int_weights.h"
 #include "checkpoint/safetensors_writer.h"
-#include "tensor/int_rows.h"
 
 namespace moray {
 
@@ -65,26 +65,13 @@ Tensor filled(Exec& exec, const Shape& shape, float value) {
   return tensor;
 }
 
-Shape with_last(const Shape& shape, int64_t rows, int64_t columns) {
-  return shape.rank() == 3 ? Shape{shape[0], rows, columns} : Shape{rows, columns};
-}
-
-Shape value_shape(const Shape& shape, DType dtype) {
-  return dtype == DType::u8 ? with_last(shape, shape[-2], int_stored_columns(dtype, shape[-1])) : shape;
-}
-
-Shape scale_shape(const Shape& shape, DType dtype) {
-  const int64_t rows = dtype == DType::f8_e4m3 ? (shape[-2] + kTile - 1) / kTile : shape[-2];
-  return with_last(shape, rows, int_row_scales(shape[-1]));
-}
-
 bool is_vector(ParameterKind kind) {
   return kind == ParameterKind::vector || kind == ParameterKind::buffer;
 }
 
 // What a folder holds of a model: each tensor's name and shape, and how to make it.
 struct RandomTensor {
-  StoredShape stored;
+  TensorToWrite to_write;
   std::function<Tensor(Exec&)> make;
 };
 
@@ -96,17 +83,16 @@ void append_matrix(const Parameter& parameter, DType dtype, uint64_t stream, std
   for (int64_t e = 0; e < (experts ? whole[0] : 1); ++e) {
     std::string name = parameter.name;
     if (experts) name.replace(name.find("{}"), 2, std::to_string(e));
-    const Shape values = value_shape(shape, form.dtype);
+    const Shape values = stored_shape(shape, form.dtype);
     const uint64_t own = stream * 4096 + static_cast<uint64_t>(e);
-    tensors.push_back({stored_shape(name, form.dtype, {values[0], values[1]}), [=](Exec& exec) {
+    tensors.push_back({tensor_to_write(name, form.dtype, values), [=](Exec& exec) {
                          const Tensor tensor = Tensor::empty(*exec.allocator, values, form.dtype);
                          fill(exec, tensor, form.deviation, own);
                          return tensor;
                        }});
     if (form.scale == 0) continue;
-    const Shape scales = scale_shape(shape, form.dtype);
-    const std::string scale_name = form.dtype == DType::f8_e4m3 ? fp8_scale_name(name) : int_scale_name(name);
-    tensors.push_back({stored_shape(scale_name, DType::f32, {scales[0], scales[1]}),
+    const Shape scales = scales_shape(shape, form.dtype);
+    tensors.push_back({tensor_to_write(scales_name(name, form.dtype), DType::f32, scales),
                        [=](Exec& exec) { return filled(exec, scales, form.scale); }});
   }
 }
@@ -124,27 +110,10 @@ std::vector<RandomTensor> random_tensors(const deepseek::ModelConfig& config, DT
     }
     const Shape shape = parameter.tensor->shape();
     const float value = parameter.kind == ParameterKind::vector ? 1.0f : 0.0f;
-    tensors.push_back({stored_shape(parameter.name, DType::f32, {shape[0]}),
+    tensors.push_back({tensor_to_write(parameter.name, DType::f32, shape),
                        [=](Exec& exec) { return filled(exec, shape, value); }});
   }
   return tensors;
-}
-
-// Runs of at most max_bytes, at least one tensor each.
-std::vector<std::span<const RandomTensor>> cut(std::span<const RandomTensor> tensors, uint64_t max_bytes) {
-  std::vector<std::span<const RandomTensor>> shards;
-  size_t begin = 0;
-  uint64_t bytes = 0;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (i > begin && bytes + tensors[i].stored.bytes > max_bytes) {
-      shards.push_back(tensors.subspan(begin, i - begin));
-      begin = i;
-      bytes = 0;
-    }
-    bytes += tensors[i].stored.bytes;
-  }
-  shards.push_back(tensors.subspan(begin));
-  return shards;
 }
 
 std::string config_text(const deepseek::ModelConfig& config, DType dtype) {
@@ -170,9 +139,9 @@ ServedModel random_model(Exec& exec, const deepseek::ModelConfig& config, DType 
       continue;
     }
     const RandomForm form = random_form(weights[i], dtype);
-    *weights[i].tensor = Tensor::empty(*exec.allocator, value_shape(shape, form.dtype), form.dtype);
+    *weights[i].tensor = Tensor::empty(*exec.allocator, stored_shape(shape, form.dtype), form.dtype);
     fill(exec, *weights[i].tensor, form.deviation, i);
-    if (form.scale != 0) *scales[i].tensor = filled(exec, scale_shape(shape, form.dtype), form.scale);
+    if (form.scale != 0) *scales[i].tensor = filled(exec, scales_shape(shape, form.dtype), form.scale);
   }
   return served;
 }
@@ -184,22 +153,16 @@ void write_random_folder(Exec& exec, const deepseek::ModelConfig& config, DType 
   fs::create_directories(folder, error);
   if (error) fail("{}: cannot create the folder: {}", folder.string(), error.message());
   const std::vector<RandomTensor> tensors = random_tensors(config, dtype);
-  const auto shards = cut(tensors, max_shard_bytes);
-  std::vector<std::string> names;
+  std::vector<TensorToWrite> list;
+  for (const RandomTensor& tensor : tensors) list.push_back(tensor.to_write);
   size_t done = 0;
-  for (const std::span<const RandomTensor> shard : shards) {
-    names.push_back(shards.size() == 1 ? "model.safetensors"
-                                       : fmt::format("model-{:05}-of-{:05}.safetensors", names.size() + 1, shards.size()));
-    std::vector<StoredShape> stored;
-    for (const RandomTensor& tensor : shard) stored.push_back(tensor.stored);
-    Tensor current;
-    write_safetensors(folder / names.back(), stored, [&](size_t i) -> std::span<const std::byte> {
-      current = shard[i].make(exec);
-      if (progress) progress(done += current.bytes());
-      return {current.raw(), current.bytes()};
-    });
-  }
-  write_safetensors_index(folder, names);
+  Tensor current;
+  const auto bytes_of = [&](size_t i) -> std::span<const std::byte> {
+    current = tensors[i].make(exec);
+    if (progress) progress(done += current.bytes());
+    return {current.raw(), current.bytes()};
+  };
+  write_safetensors_folder(folder, list, bytes_of, max_shard_bytes);
   write_file_atomically(folder / "config.json", config_text(config, dtype));
 }
 

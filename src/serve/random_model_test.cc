@@ -7,7 +7,9 @@
 
 #include "backend/register.h"
 #include "base/test_help.h"
+#include "checkpoint/safetensors_writer.h"
 #include "serve/engine.h"
+#include "serve/serving_need.h"
 
 namespace moray {
 namespace {
@@ -55,6 +57,22 @@ TEST_P(RandomModel, FoldersAreServed) {
     EXPECT_LT(size, 2);
   }
   EXPECT_THROW(write_random_folder(machine.exec, small_config(), GetParam(), scratch / "model", 300'000), Error);
+}
+
+// What inspect says beforehand is what there is to load.
+TEST(RandomFolder, TakesTheMemoryThatIsCounted) {
+  Machine machine(2);
+  const std::pair<DType, WeightForm> forms[] = {{DType::bf16, WeightForm::bf16},
+                                                {DType::f8_e4m3, WeightForm::fp8},
+                                                {DType::i8, WeightForm::int8},
+                                                {DType::u8, WeightForm::int4}};
+  for (const auto& [dtype, form] : forms) {
+    const test::ScratchFolder scratch;
+    write_random_folder(machine.exec, small_config(), dtype, scratch / "model", kDefaultShardBytes);
+    const SafetensorsFolder folder(scratch / "model");
+    EXPECT_EQ(plan_weights(folder, small_config(), false).bytes(), weight_bytes(small_config(), form))
+        << weight_form_name(form);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, RandomModel,

@@ -2,37 +2,32 @@
 
 #include <algorithm>
 
+#include "checkpoint/coded_weights.h"
+#include "checkpoint/int_weights.h"
 #include "models/deepseek/model.h"
 #include "serve/forward.h"
-#include "tensor/quantized.h"
 
 namespace moray {
 
 namespace {
 
-size_t tiles(int64_t extent) {
-  return static_cast<size_t>((extent + kTile - 1) / kTile);
-}
-
-// [outputs, inputs]
-size_t matrix_bytes(int64_t outputs, int64_t inputs, WeightForm form) {
-  const auto rows = static_cast<size_t>(outputs), columns = static_cast<size_t>(inputs);
-  constexpr size_t kScale = sizeof(float), kSubScales = 4;
+DType matrix_dtype(const Parameter& parameter, WeightForm form) {
+  const int64_t columns = parameter.tensor->extent(-1);
   switch (form) {
-    case WeightForm::fp8: return rows * columns + kScale * tiles(outputs) * tiles(inputs);
-    case WeightForm::int8: return rows * (columns + kScale * tiles(inputs));
-    case WeightForm::int4: return rows * ((columns + 1) / 2 + (kScale + kSubScales) * tiles(inputs));
-    default: return rows * columns * 2;
+    case WeightForm::fp8: return parameter.kind == ParameterKind::table ? DType::bf16 : DType::f8_e4m3;
+    case WeightForm::int8: return int_weight_dtype(parameter.name, columns, IntFormat::int8).value_or(DType::bf16);
+    case WeightForm::int4: return int_weight_dtype(parameter.name, columns, IntFormat::int4).value_or(DType::bf16);
+    default: return DType::bf16;
   }
 }
 
 size_t parameter_bytes(const Parameter& parameter, WeightForm form) {
   const Shape& shape = parameter.tensor->shape();
-  const auto elements = static_cast<size_t>(shape.elements());
-  if (parameter.kind == ParameterKind::table) return elements * 2;
-  if (shape.rank() == 1 || parameter.name.ends_with("mlp.gate.weight")) return elements * sizeof(float);
-  const auto matrices = static_cast<size_t>(shape.rank() == 3 ? shape[0] : 1);
-  return matrices * matrix_bytes(shape[-2], shape[-1], form);
+  const auto bytes = [](const Shape& of, DType dtype) { return static_cast<size_t>(of.elements()) * dtype_bytes(dtype); };
+  if (shape.rank() == 1 || parameter.name.ends_with("mlp.gate.weight")) return bytes(shape, DType::f32);
+  const DType dtype = matrix_dtype(parameter, form);
+  const size_t scales = has_scales(dtype) ? bytes(scales_shape(shape, dtype), DType::f32) : 0;
+  return bytes(stored_shape(shape, dtype), dtype) + scales;
 }
 
 }  // namespace

@@ -5,12 +5,12 @@
 
 namespace moray {
 
-// How the matrices of the layers are held. Embedding and head stay BF16, norms, routers and biases F32.
+// How the matrices of the layers are held. The embedding stays BF16, norms, routers and biases F32.
 enum class WeightForm : uint8_t {
   bf16,
-  fp8,   // E4M3, an f32 scale a 128×128 block
-  int8,  // a byte, an f32 scale for 128 inputs
-  int4,  // half a byte, an f32 scale and four sub-scale bytes for 128 inputs
+  fp8,   // as published folders are: the head BF16
+  int8,  // as moray quantize makes them (checkpoint/int_weights.h)
+  int4,
 };
 inline constexpr WeightForm kWeightForms[] = {WeightForm::bf16, WeightForm::fp8, WeightForm::int8, WeightForm::int4};
 std::string_view weight_form_name(WeightForm form);  // "BF16", "FP8", "8-bit", "4-bit"

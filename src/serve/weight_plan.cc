@@ -5,10 +5,8 @@
 
 #include <set>
 
-#include "checkpoint/fp8_weights.h"
-#include "checkpoint/int_weights.h"
+#include "checkpoint/coded_weights.h"
 #include "tensor/int_rows.h"
-#include "tensor/quantized.h"
 
 namespace moray {
 
@@ -22,35 +20,6 @@ Shape shape_of(const std::vector<int64_t>& extents) {
     case 2: return {extents[0], extents[1]};
     default: return {};
   }
-}
-
-Shape block_shape(const Shape& matrix) {
-  return {(matrix[0] + kTile - 1) / kTile, (matrix[1] + kTile - 1) / kTile};
-}
-
-bool is_integer(DType dtype) {
-  return dtype == DType::i8 || dtype == DType::u8;
-}
-
-bool has_scales(DType dtype) {
-  return dtype == DType::f8_e4m3 || is_integer(dtype);
-}
-
-std::string scale_name(const std::string& weight, DType dtype) {
-  return is_integer(dtype) ? int_scale_name(weight) : fp8_scale_name(weight);
-}
-
-Shape scale_shape(const Shape& matrix, DType dtype) {
-  return is_integer(dtype) ? Shape{matrix[0], int_row_scales(matrix[1])} : block_shape(matrix);
-}
-
-// A matrix as its file has it.
-Shape stored_matrix(const Shape& matrix, DType dtype) {
-  return is_integer(dtype) ? Shape{matrix[0], int_stored_columns(dtype, matrix[1])} : matrix;
-}
-
-Shape stacked(int64_t experts, const Shape& matrix) {
-  return experts > 0 ? Shape{experts, matrix[0], matrix[1]} : matrix;
 }
 
 class Planner {
@@ -127,7 +96,7 @@ class Planner {
       const StoredTensor* there = folder_.find(name);
       const std::optional<DType> dtype =
           there == nullptr ? std::nullopt : served(there->dtype, allowed(parameter), matrix);
-      const StoredTensor* stored = expect(name, stored_matrix(matrix, dtype.value_or(DType::f32)));
+      const StoredTensor* stored = expect(name, stored_shape(matrix, dtype.value_or(DType::f32)));
       if (stored == nullptr) continue;
       if (!dtype)
         problem("'{}' is {}, which is not served{}", name, stored->dtype,
@@ -138,17 +107,16 @@ class Planner {
         tensor.dtype = *dtype;
       if (dtype && has_scales(*dtype)) expect_scale(name, matrix, *dtype);
     }
-    if (is_integer(tensor.dtype)) tensor.shape = stacked(tensor.experts, stored_matrix(matrix, tensor.dtype));
+    tensor.shape = stored_shape(whole, tensor.dtype);
     plan_.tensors.push_back(tensor);
     if (has_scales(tensor.dtype))
-      plan_.tensors.push_back({scale_name(tensor.name, tensor.dtype),
-                               stacked(tensor.experts, scale_shape(matrix, tensor.dtype)), DType::f32, true,
-                               tensor.experts});
+      plan_.tensors.push_back({scales_name(tensor.name, tensor.dtype), scales_shape(whole, tensor.dtype), DType::f32,
+                               true, tensor.experts});
   }
 
   void expect_scale(const std::string& name, const Shape& matrix, DType dtype) {
-    const std::string scale = scale_name(name, dtype);
-    const StoredTensor* stored = expect(scale, scale_shape(matrix, dtype));
+    const std::string scale = scales_name(name, dtype);
+    const StoredTensor* stored = expect(scale, scales_shape(matrix, dtype));
     if (stored != nullptr && stored->dtype != "F32") problem("'{}' is {}, expected F32", scale, stored->dtype);
   }
 

@@ -36,18 +36,18 @@ json inspect(const fs::path& folder) {
   return json::parse(outcome.out);
 }
 
-// Bytes of the main model's weights with `bytes(outputs, inputs)` for what is in FP8 in a folder of that
-// form.
+// Bytes of the main model's weights with `bytes(name, outputs, inputs)` for what is in FP8 in a folder of that
+// form, and `of_head` for the head.
 template <class Bytes>
-int64_t weight_bytes(const std::string& config_json, const Bytes& bytes) {
+int64_t weight_bytes(const std::string& config_json, const Bytes& bytes, bool of_head = false) {
   json config = json::parse(config_json);
   config["num_nextn_predict_layers"] = 0;
   config["quantization_config"] = json::object();
   int64_t sum = 0;
   for (const PublishedTensor& tensor : published_tensors(config.dump())) {
     const bool router = tensor.name.ends_with("mlp.gate.weight");
-    if (tensor.dtype == "F8_E4M3")
-      sum += bytes(tensor.shape[0], tensor.shape[1]);
+    if (tensor.dtype == "F8_E4M3" || (of_head && tensor.name == "lm_head.weight"))
+      sum += bytes(tensor.name, tensor.shape[0], tensor.shape[1]);
     else if (!tensor.name.ends_with("_scale_inv"))
       sum += tensor.elements() * (tensor.shape.size() == 1 || router ? 4 : 2);
   }
@@ -63,11 +63,17 @@ const json& need(const json& summary, const std::string& weights, int64_t contex
 
 void expect_needs(const json& summary, const std::string& config) {
   const auto tiles = [](int64_t extent) { return (extent + 127) / 128; };
+  using Name = const std::string&;
+  const auto int8 = [&](Name, int64_t o, int64_t i) { return o * i + 4 * o * tiles(i); };
+  const auto int4 = [&](Name name, int64_t o, int64_t i) {
+    const bool high = name == "lm_head.weight" || name.find(".kv_") != std::string::npos;
+    return high ? int8(name, o, i) : o * i / 2 + o * i / 32 + 4 * o * tiles(i);
+  };
   const std::pair<const char*, int64_t> forms[] = {
-      {"BF16", weight_bytes(config, [](int64_t o, int64_t i) { return 2 * o * i; })},
-      {"FP8", weight_bytes(config, [&](int64_t o, int64_t i) { return o * i + 4 * tiles(o) * tiles(i); })},
-      {"8-bit", weight_bytes(config, [&](int64_t o, int64_t i) { return o * i + 4 * o * tiles(i); })},
-      {"4-bit", weight_bytes(config, [&](int64_t o, int64_t i) { return o * i / 2 + 8 * o * tiles(i); })}};
+      {"BF16", weight_bytes(config, [](Name, int64_t o, int64_t i) { return 2 * o * i; })},
+      {"FP8", weight_bytes(config, [&](Name, int64_t o, int64_t i) { return o * i + 4 * tiles(o) * tiles(i); })},
+      {"8-bit", weight_bytes(config, int8, /*of_head=*/true)},
+      {"4-bit", weight_bytes(config, int4, /*of_head=*/true)}};
   const int64_t limit = summary["model"]["positions"].get<int64_t>();
   for (const auto& [form, bytes] : forms)
     for (const int64_t context : {int64_t{4096}, std::min<int64_t>(32768, limit), limit})
