@@ -70,6 +70,7 @@ double prompt_flops(const deepseek::ModelConfig& model, double tokens) {
 deepseek::ModelConfig shape_of(const BenchMakeModelOptions& options) {
   const fs::path shape = options.shape;
   if (!shape.string().ends_with(".toml")) {
+    if (!options.assignments.empty()) fail("--set changes a recipe, and {} is none", options.shape);
     const fs::path path = fs::is_directory(shape) ? shape / "config.json" : shape;
     auto json = nlohmann::ordered_json::parse(read_file(path), nullptr, false);
     if (json.is_object()) json.erase("quantization_config");  // --format says what the new weights are

@@ -378,7 +378,7 @@ void add_quantize(CLI::App& app, Action& action) {
   quantize->add_option("--format", options->format, "8bit (8.25 bits a weight) or 4bit (4.5)")
       ->check(CLI::IsMember({"8bit", "4bit"}))
       ->capture_default_str();
-  quantize->add_option("--threads", options->threads, "default: all cores")->check(CLI::NonNegativeNumber);
+  add_threads(quantize, options->threads);
   add_json(quantize, options->json);
   quantize->callback([=, &action] { action = [=] { return moray::run_quantize(*options); }; });
 }

@@ -34,10 +34,10 @@ int run_quantize(const QuantizeOptions& options) {
                            .dump());
   else
     fmt::print(
-        "{}: {}, {:.2f} GB of weights from {:.2f} GB\n"
+        "{}: {}, {}B of weights from {}B\n"
         "what it costs: moray eval --model {} --against {} --text FILE\n",
-        options.output, options.format, static_cast<double>(summary.bytes_after) / 1e9,
-        static_cast<double>(summary.bytes_before) / 1e9, options.output, options.model);
+        options.output, options.format, short_count(static_cast<double>(summary.bytes_after)),
+        short_count(static_cast<double>(summary.bytes_before)), options.output, options.model);
   return 0;
 }
 
