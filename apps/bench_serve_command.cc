@@ -106,7 +106,8 @@ int run_bench_make_model(const BenchMakeModelOptions& options) {
   Progress progress("make", 0, "bytes");
   write_random_folder(workplace.exec, config, dtype, options.output, kDefaultShardBytes,
                       [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
-  fmt::print("{}: {} parameters of {}, random; no tokenizer\n", options.output, short_count(parameters), options.format);
+  fmt::print("{}: {} parameters of {}, random; no tokenizer\n", options.output, short_count(parameters),
+             options.format);
   return 0;
 }
 

@@ -51,9 +51,7 @@ hub::Conversion quantization(Exec& exec, IntFormat format) {
           [](const fs::path& originals) {
             const fs::path path = originals / "config.json";
             if (!fs::exists(path)) fail("the repository has no config.json");
-            const std::string config = read_file(path);
-            if (read_int_format(config, "config.json")) fail("the repository's weights are quantized already");
-            read_fp8_scheme(config, "config.json");  // refuses others
+            expect_quantizable(read_file(path), "the repository's config.json");
           },
           shards_for,
           [&exec, format](const fs::path& originals, const std::string& shard, const fs::path& into) {

@@ -31,7 +31,8 @@ Row compare_row(std::span<const float> model, std::span<const float> original, i
   const auto at = static_cast<size_t>(next);
   row.model_nats = of_model - static_cast<double>(model[at]);
   row.original_nats = of_original - static_cast<double>(original[at]);
-  row.same_top = std::ranges::max_element(model) - model.begin() == std::ranges::max_element(original) - original.begin();
+  const auto top = [](std::span<const float> logits) { return std::ranges::max_element(logits) - logits.begin(); };
+  row.same_top = top(model) == top(original);
   return row;
 }
 

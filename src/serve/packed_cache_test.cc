@@ -87,8 +87,9 @@ TEST_P(PackedCache, IsLeftAsideWhenTheFolderChanged) {
 TEST_P(PackedCache, IsWrittenAnewWhenDamaged) {
   const std::vector<float> fresh = logits(load(true));
   const auto bytes = static_cast<int64_t>(fs::file_size(file()));
-  const std::string text = read_file(file()).substr(24);
-  const auto data = nlohmann::json::parse(text.substr(0, text.rfind('}', text.find('\0')) + 1)).at("data").get<int64_t>();
+  std::string header = read_file(file()).substr(24);
+  header.resize(header.rfind('}', header.find('\0')) + 1);
+  const auto data = nlohmann::json::parse(header).at("data").get<int64_t>();
   for (const int64_t at : {int64_t{0}, int64_t{9}, int64_t{17}, int64_t{60}, data}) {
     spoil(at);
     EXPECT_FALSE(packed()) << at;

@@ -31,9 +31,9 @@ struct Source {
   // Rows [begin, end) widened to f32.
   void read(int64_t begin, int64_t end, const Tensor& into) const {
     if (fp8) return dequantize_rows(*fp8, begin, end, into);
-    const auto at = static_cast<size_t>(begin * columns()) * stored_dtype_bytes(stored.dtype);
-    const bool read =
-        convert_elements(stored.dtype, file.bytes(stored).data() + at, (end - begin) * columns(), DType::f32, into.raw());
+    const auto skipped = static_cast<size_t>(begin * columns()) * stored_dtype_bytes(stored.dtype);
+    const std::byte* from = file.bytes(stored).data() + skipped;
+    const bool read = convert_elements(stored.dtype, from, (end - begin) * columns(), DType::f32, into.raw());
     MORAY_CHECK(read, "'{}' is {}", stored.name, stored.dtype);
   }
 };
@@ -157,6 +157,11 @@ void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const Sa
   sync_folder(into.parent_path());
 }
 
+void expect_quantizable(std::string_view config_json, const std::string& where) {
+  if (read_int_format(config_json, where)) fail("{}: the weights are quantized already", where);
+  read_fp8_scheme(config_json, where);
+}
+
 bool is_kept_beside_weights(const std::string& name) {
   for (const char* ending : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth"})
     if (name.ends_with(ending)) return false;
@@ -169,7 +174,7 @@ QuantizeSummary quantize_folder(Exec& exec, const fs::path& model, const fs::pat
   if (fs::exists(fs::symlink_status(output, error))) fail("{}: exists already", output.string());
   const fs::path config_path = model / "config.json";
   const std::string config = read_file(config_path);
-  if (read_int_format(config, config_path.string())) fail("{}: is quantized already", model.string());
+  expect_quantizable(config, config_path.string());
   const SafetensorsFolder folder(model);
   QuantizeSummary summary{.shards = static_cast<int64_t>(folder.files().size())};
   for (const SafetensorsFile& file : folder.files()) summary.bytes_before += data_bytes(file);

@@ -20,6 +20,9 @@ using QuantizeProgress = std::function<void(uint64_t)>;
 void quantize_shard(Exec&, const SafetensorsFile& shard, std::span<const SafetensorsFile> files, IntFormat format,
                     const fs::path& into, const QuantizeProgress& progress = {});
 
+// Throws Error for the config.json of a model that is quantized already, or in another way than published FP8.
+void expect_quantizable(std::string_view config_json, const std::string& where);
+
 // Whether a file of a model folder goes into the quantized one as it is: all at its top but weights, their index,
 // config.json, and hidden files.
 bool is_kept_beside_weights(const std::string& file_name);

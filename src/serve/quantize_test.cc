@@ -292,6 +292,11 @@ TEST(Quantize, NamesWhatCannotBeQuantized) {
   const Tensor codes = Tensor::zeros(machine.allocator, {4, 64}, DType::f8_e4m3);
   EXPECT_NE(one("scale", {{"a.q_proj.weight", codes}}).find("'a.q_proj.weight_scale_inv' are missing"),
             std::string::npos);
+  const auto of_method = [](const std::string& method) {
+    return error_of([&] { expect_quantizable(R"({"quantization_config": {"quant_method": ")" + method + "\"}}", "x"); });
+  };
+  EXPECT_NE(of_method("compressed-tensors").find("x: quantization_config: quant_method is 'compressed-tensors'"),
+            std::string::npos);
 }
 
 // The header of a quantized folder's file changed by `edit`, over the same data.

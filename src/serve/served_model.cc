@@ -197,8 +197,8 @@ std::string advice(const WeightPlan& plan, size_t rest_bytes, size_t available_b
   for (WeightForm form : {WeightForm::fp8, WeightForm::int8, WeightForm::int4}) {
     const size_t bytes = weight_bytes(plan.config, form);
     if (bytes < plan.bytes() && bytes + rest_bytes <= available_bytes)
-      return fmt::format("in {} ({:.1f} GiB) they would fit{}", weight_form_name(form), static_cast<double>(bytes) / gib,
-                         form == WeightForm::fp8 ? "" : ", see moray quantize");
+      return fmt::format("in {} ({:.1f} GiB) they would fit{}", weight_form_name(form),
+                         static_cast<double>(bytes) / gib, form == WeightForm::fp8 ? "" : ", see moray quantize");
   }
   return "they do not fit in 4-bit either";
 }

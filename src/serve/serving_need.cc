@@ -23,7 +23,7 @@ DType matrix_dtype(const Parameter& parameter, WeightForm form) {
 
 size_t parameter_bytes(const Parameter& parameter, WeightForm form) {
   const Shape& shape = parameter.tensor->shape();
-  const auto bytes = [](const Shape& of, DType dtype) { return static_cast<size_t>(of.elements()) * dtype_bytes(dtype); };
+  const auto bytes = [](const Shape& of, DType as) { return static_cast<size_t>(of.elements()) * dtype_bytes(as); };
   if (shape.rank() == 1 || parameter.name.ends_with("mlp.gate.weight")) return bytes(shape, DType::f32);
   const DType dtype = matrix_dtype(parameter, form);
   const size_t scales = has_scales(dtype) ? bytes(scales_shape(shape, dtype), DType::f32) : 0;
