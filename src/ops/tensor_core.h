@@ -1,25 +1,25 @@
 // A scalar model of how Hopper's tensor cores add up FP8 products.
 //
 // Products enter in groups of 32, in ascending order of k. A group is added to the accumulator c in one step:
-//   1. every product a·b is exact;
-//   2. E is the largest exponent ⌊log2|t|⌋ among the 33 terms t: the products and c (zeros have none);
-//   3. each term is cut to a multiple of q = 2^(E − bits + 1), so that the largest keeps `bits` significant
-//   bits and a
-//      smaller one as many fewer as its exponent lies lower: toward zero, or to nearest with ties to even;
+//   1. every product a·b is exact; its exponent is the sum of its operands', before normalisation, a subnormal
+//      operand's being that of the smallest normal number of its format. A product of 0 takes no part;
+//   2. E is the largest exponent among the products and c, and at least −126;
+//   3. each term is cut to a multiple of q = 2^(E − bits + 1): toward zero, or to nearest with ties to even;
 //   4. the cut terms are added exactly;
 //   5. the sum, which may have grown beyond 2^(E+1), is cut in the same way to `bits` significant bits: the
-//   new c.
+//      new c.
 // The accumulator is not promoted, or, every `promotion` products, added to an FP32 sum by an ordinary
 // rounded addition and set to 0. The V3 report observes 14 bits and truncation, and promotes every 128; the
 // scales, which it applies there, play no part here: they do in ops/matmul_fp8.h's products on the reference
 // device, with Exec::tensor_core set.
 //
-// What the model leaves open in silicon: whether a product's exponent is taken before or after its
-// normalisation (here after), whether a cut is toward zero or toward −∞ (here zero), and in which groups of
-// 32 the hardware walks k.
+// With 14 bits and truncation these are an H100's wgmma sums to the bit, in every mix of E4M3 and E5M2
+// (backend/cuda/tensor_core_check.cu; docs/results/hopper-tensor-core.txt).
 #pragma once
 
 #include <cstdint>
+
+#include "base/narrow_float.h"
 
 namespace moray {
 
@@ -30,10 +30,17 @@ struct TensorCore {
   static constexpr int64_t kGroup = 32;
 };
 
+// The exponent of a format's smallest normal number.
+template <class Format>
+constexpr int kLeastExponent = 1 - Format::bias;
+
 // A sum of products as the model forms it.
 class TensorCoreSum {
  public:
-  explicit TensorCoreSum(const TensorCore& core) : core_(core) {}
+  // The least exponents are those of the operands' formats.
+  explicit TensorCoreSum(const TensorCore& core, int a_least_exponent = kLeastExponent<e4m3>,
+                         int b_least_exponent = kLeastExponent<e4m3>, float start = 0)
+      : core_(core), a_least_(a_least_exponent), b_least_(b_least_exponent), accumulator_(start) {}
 
   // Adds `count` products, of values of at most 24 bits. All but the last call give a multiple of kGroup.
   void add(const float* a, const float* b, int64_t count);
@@ -43,7 +50,8 @@ class TensorCoreSum {
   void add_group(const float* a, const float* b, int64_t count);
 
   TensorCore core_;
-  double accumulator_ = 0;
+  int a_least_, b_least_;
+  double accumulator_;
   int64_t since_promotion_ = 0;
   float promoted_ = 0;
 };

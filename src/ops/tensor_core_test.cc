@@ -2,8 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
+#include <filesystem>
+#include <sstream>
 #include <vector>
+
+#include "base/files.h"
+#include "ops/tensor_core_cases.h"
 
 namespace moray {
 namespace {
@@ -28,11 +34,20 @@ TEST(TensorCore, CutsTermsAtTheLargestExponent) {
   EXPECT_EQ(sum_of({14, false, 0}, {1, 0.5f * ulp, 0.5f * ulp}), 1);  // lost one by one
 }
 
-TEST(TensorCore, ExponentsAreThoseOfProducts) {
+TEST(TensorCore, ExponentsAreThoseBeforeNormalisation) {
   TensorCoreSum sum({14, false, 0});
-  const float a[] = {3, 0x1p-6f}, b[] = {3, 0x1p-4f};  // 9 has exponent 3: quantum 2⁻¹⁰
+  // 9 counts as 1.5·1.5 · 2², so the quantum is 2⁻¹¹ and the second product stays; the sum then keeps 2⁻¹⁰.
+  const float a[] = {3, -0x1p-6f}, b[] = {3, 0x1p-5f};
   sum.add(a, b, 2);
-  EXPECT_EQ(sum.value(), 9 + 0x1p-10f);
+  EXPECT_EQ(sum.value(), 9 - 0x1p-10f);
+  // A subnormal number has the exponent of the smallest normal one, here 2⁻⁶: with 2⁻⁶ · 2⁻⁶ in its product the
+  // quantum is 2⁻²⁵, and 2⁻²⁶ is lost, though it would not be beside the product's own 2⁻¹³.
+  const float c[] = {0x1p-7f, 0x1p-14f}, d[] = {0x1p-6f, 0x1p-12f};
+  TensorCoreSum subnormal({14, false, 0}), normal({14, false, 0}, -14, -14);
+  subnormal.add(c, d, 2);
+  normal.add(c, d, 2);
+  EXPECT_EQ(subnormal.value(), 0x1p-13f);
+  EXPECT_EQ(normal.value(), 0x1p-13f + 0x1p-26f);
 }
 
 TEST(TensorCore, CutsTheSumThatGrew) {
@@ -67,6 +82,35 @@ TEST(TensorCore, EnoughBitsAreExact) {
   EXPECT_EQ(sum_of({14, false, 0}, {}), 0);
   EXPECT_EQ(sum_of({14, false, 0}, {0, -0.0f}), 0);
   EXPECT_EQ(sum_of({14, false, 0}, {5, -5}), 0);
+}
+
+// What an H100's wgmma gave for the first case of each kind (written by backend/cuda/tensor_core_check.cu): the
+// sums at (row, row mod 8).
+TEST(TensorCore, AddsAsAnH100Does) {
+  std::istringstream golden(
+      read_file(std::filesystem::path(MORAY_SOURCE_DIR) / "tests/golden/tensor_core/h100.txt"));
+  const auto decoded = [](const std::vector<uint8_t>& codes, tensor_core_cases::Format format) {
+    std::vector<float> values;
+    for (uint8_t code : codes) values.push_back(tensor_core_cases::decode(code, format));
+    return values;
+  };
+  const auto least_exponent = [](tensor_core_cases::Format format) {
+    return format == tensor_core_cases::Format::e4m3 ? kLeastExponent<e4m3> : kLeastExponent<e5m2>;
+  };
+  for (size_t n = 0; n < tensor_core_cases::kinds().size(); ++n) {
+    const auto& kind = tensor_core_cases::kinds()[n];
+    const auto drawn = tensor_core_cases::draw(n, 0);
+    const std::vector<float> a = decoded(drawn.a, kind.a.format), b = decoded(drawn.b, kind.b.format);
+    for (int row = 0; row < tensor_core_cases::kRows; ++row) {
+      const int column = row % tensor_core_cases::kColumns;
+      TensorCoreSum sum({14, false, 0}, least_exponent(kind.a.format), least_exponent(kind.b.format),
+                        drawn.sums[static_cast<size_t>(row * tensor_core_cases::kColumns + column)]);
+      sum.add(a.data() + row * kind.k, b.data() + column * kind.k, kind.k);
+      uint32_t bits = 0;
+      ASSERT_TRUE(golden >> std::hex >> bits);
+      EXPECT_EQ(sum.value(), std::bit_cast<float>(bits)) << kind.name << ", row " << row;
+    }
+  }
 }
 
 }  // namespace

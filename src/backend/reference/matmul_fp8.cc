@@ -11,7 +11,17 @@
 namespace moray::reference {
 namespace {
 
-// A quantized matrix, its codes decoded: operand(row, column) is without its scale.
+// Elements of an operand along the summed axis.
+template <class T>
+struct Run {
+  const T* first;
+  int64_t step;
+  int least_exponent;  // of the format's normal numbers
+
+  T at(int64_t k) const { return first[k * step]; }
+};
+
+// A quantized matrix, its codes decoded, without scales.
 template <class T>
 class Operand {
  public:
@@ -26,7 +36,8 @@ class Operand {
     });
   }
 
-  const T* at(int64_t row, int64_t column) const { return values_.data() + row * columns_ + column; }
+  Run<T> along_row(int64_t row, int64_t column) const { return run(row, column, 1); }
+  Run<T> along_column(int64_t row, int64_t column) const { return run(row, column, columns_); }
   int64_t columns() const { return columns_; }
   // Scale (i, j) of the tiling's table, through a stack of matrices.
   T scale(int64_t i, int64_t j) const {
@@ -34,45 +45,48 @@ class Operand {
   }
 
  private:
+  Run<T> run(int64_t row, int64_t column, int64_t step) const {
+    const int least =
+        for_code_format(q_.format, []<class Format>(Format) { return kLeastExponent<Format>; });
+    return {values_.data() + row * columns_ + column, step, least};
+  }
+
   const QuantizedTensor& q_;
   int64_t columns_;
   std::vector<T> values_;
 };
 
-// run + scale · Σ_k a[k·a_step] · b[k·b_step]: the sum apart from zero by fma, then one more fma.
+// sum + scale · Σ_k a[k] · b[k]: the products added apart from zero by fma, then one more fma.
 template <class T>
-[[gnu::target("fma")]] T add_block(T run, T scale, const T* a, int64_t a_step, const T* b, int64_t b_step,
-                                   int64_t count) {
+[[gnu::target("fma")]] T add_block(T sum, T scale, Run<T> a, Run<T> b, int64_t count) {
   T part = 0;
-  for (int64_t k = 0; k < count; ++k) part = std::fma(a[k * a_step], b[k * b_step], part);
-  return std::fma(scale, part, run);
+  for (int64_t k = 0; k < count; ++k) part = std::fma(a.at(k), b.at(k), part);
+  return std::fma(scale, part, sum);
 }
 
 // The same as a tensor core forms it.
 template <class T>
-[[gnu::target("fma")]] T add_block_on(const TensorCore& core, T run, T scale, const T* a, int64_t a_step,
-                                      const T* b, int64_t b_step, int64_t count) {
+[[gnu::target("fma")]] T add_block_on(const TensorCore& core, T sum, T scale, Run<T> a, Run<T> b,
+                                      int64_t count) {
   const int64_t promotion = core.promotion == 0 ? kTile : std::min(core.promotion, kTile);
   std::array<float, kTile> a_k, b_k;
   for (int64_t first = 0; first < count; first += promotion) {
     const int64_t products = std::min(promotion, count - first);
     for (int64_t k = 0; k < products; ++k) {
-      a_k[static_cast<size_t>(k)] = static_cast<float>(a[(first + k) * a_step]);
-      b_k[static_cast<size_t>(k)] = static_cast<float>(b[(first + k) * b_step]);
+      a_k[static_cast<size_t>(k)] = static_cast<float>(a.at(first + k));
+      b_k[static_cast<size_t>(k)] = static_cast<float>(b.at(first + k));
     }
-    TensorCoreSum part({core.bits, core.round, 0});
+    TensorCoreSum part({core.bits, core.round, 0}, a.least_exponent, b.least_exponent);
     part.add(a_k.data(), b_k.data(), products);
-    run = std::fma(scale, static_cast<T>(part.value()), run);
+    sum = std::fma(scale, static_cast<T>(part.value()), sum);
   }
-  return run;
+  return sum;
 }
 
 template <class T>
-T add_block(const Exec& exec, T run, T scale, const T* a, int64_t a_step, const T* b, int64_t b_step,
-            int64_t count) {
-  return exec.tensor_core == nullptr
-             ? add_block(run, scale, a, a_step, b, b_step, count)
-             : add_block_on(*exec.tensor_core, run, scale, a, a_step, b, b_step, count);
+T add_block(const Exec& exec, T sum, T scale, Run<T> a, Run<T> b, int64_t count) {
+  return exec.tensor_core == nullptr ? add_block(sum, scale, a, b, count)
+                                     : add_block_on(*exec.tensor_core, sum, scale, a, b, count);
 }
 
 // y[t][o] = Σ_i x[t][i] · w[o][i] for the rows [begin, end), with matrix `expert` of the stack w.
@@ -83,11 +97,11 @@ void forward_rows(const Exec& exec, int64_t begin, int64_t end, const Operand<T>
   const int64_t first_scale = expert * ((outputs + kTile - 1) / kTile);
   for (int64_t t = begin; t < end; ++t)
     for (int64_t o = 0; o < outputs; ++o) {
-      T run = 0;
+      T sum = 0;
       for (int64_t i = 0; i < inputs; i += kTile)
-        run = add_block(exec, run, x.scale(t, i / kTile) * w.scale(first_scale + o / kTile, i / kTile),
-                        x.at(t, i), 1, w.at(first + o, i), 1, std::min(kTile, inputs - i));
-      y[t * outputs + o] = run;
+        sum = add_block(exec, sum, x.scale(t, i / kTile) * w.scale(first_scale + o / kTile, i / kTile),
+                        x.along_row(t, i), w.along_row(first + o, i), std::min(kTile, inputs - i));
+      y[t * outputs + o] = sum;
     }
 }
 
@@ -99,11 +113,11 @@ void backward_input_rows(const Exec& exec, int64_t begin, int64_t end, const Ope
   const int64_t first_scale = expert * ((outputs + kTile - 1) / kTile);
   for (int64_t t = begin; t < end; ++t)
     for (int64_t i = 0; i < inputs; ++i) {
-      T run = accumulate ? dx[t * inputs + i] : T{0};
+      T sum = accumulate ? dx[t * inputs + i] : T{0};
       for (int64_t o = 0; o < outputs; o += kTile)
-        run = add_block(exec, run, dy.scale(t, o / kTile) * w.scale(first_scale + o / kTile, i / kTile),
-                        dy.at(t, o), 1, w.at(first + o, i), inputs, std::min(kTile, outputs - o));
-      dx[t * inputs + i] = run;
+        sum = add_block(exec, sum, dy.scale(t, o / kTile) * w.scale(first_scale + o / kTile, i / kTile),
+                        dy.along_row(t, o), w.along_column(first + o, i), std::min(kTile, outputs - o));
+      dx[t * inputs + i] = sum;
     }
 }
 
@@ -114,9 +128,9 @@ void add_row_block(const Exec& exec, int64_t n, int64_t begin, int64_t end, cons
   const int64_t inputs = x.columns(), outputs = dy.columns();
   for (int64_t o = 0; o < outputs; ++o)
     for (int64_t i = 0; i < inputs; ++i) {
-      T& run = dw[o * inputs + i];
-      run = add_block(exec, run, dy.scale(n, o) * x.scale(n, i), dy.at(begin, o), outputs, x.at(begin, i),
-                      inputs, end - begin);
+      T& sum = dw[o * inputs + i];
+      sum = add_block(exec, sum, dy.scale(n, o) * x.scale(n, i), dy.along_column(begin, o),
+                      x.along_column(begin, i), end - begin);
     }
 }
 
