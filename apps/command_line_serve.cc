@@ -168,7 +168,7 @@ void add_quantize(CLI::App& app, Action& action) {
   auto* quantize = add_command(
       app, "quantize", "make a folder of 8-bit or 4-bit weights; goes on where it was interrupted",
       "  moray quantize DeepSeek-V2-Lite-Chat/ DeepSeek-V2-Lite-Chat-4bit --format 4bit\n"
-      "  moray quantize DeepSeek-V3.1/ /fast/DeepSeek-V3.1-8bit --format 8bit\n"
+      "  moray quantize DeepSeek-V3.1/ /fast/DeepSeek-V3.1-8bit --format 8bit --text book.txt\n"
       "  moray eval --model DeepSeek-V2-Lite-Chat-4bit --against DeepSeek-V2-Lite-Chat/ --text book.txt\n");
   auto options = std::make_shared<QuantizeOptions>();
   quantize
@@ -179,6 +179,9 @@ void add_quantize(CLI::App& app, Action& action) {
   quantize->add_option("--format", options->format, "8bit (8.25 bits a weight) or 4bit (4.5)")
       ->check(CLI::IsMember({"8bit", "4bit"}))
       ->capture_default_str();
+  quantize->add_option(
+      "--text", options->text,
+      "then measure on this file how far predictions are from the original's (as eval --against)");
   add_threads(quantize, options->threads);
   add_json(quantize, options->json);
   quantize->callback([=, &action] { action = [=] { return run_quantize(*options); }; });

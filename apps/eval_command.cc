@@ -7,7 +7,6 @@
 
 #include "data/dataset.h"
 #include "report/progress.h"
-#include "serve/divergence.h"
 #include "train/evaluate.h"
 
 namespace moray {
@@ -40,7 +39,8 @@ Stream stream_of_text(const std::string& path, const Tokenizer& tokenizer) {
 }
 
 // Tokens [begin, begin + window) of the stream, with the one before.
-std::vector<int32_t> window_of(const Stream& stream, int64_t begin, int64_t window, std::span<const int32_t> start) {
+std::vector<int32_t> window_of(const Stream& stream, int64_t begin, int64_t window,
+                               std::span<const int32_t> start) {
   const int64_t length = std::min(window, stream.tokens - begin);
   std::vector<int32_t> ids(static_cast<size_t>(length + 1), start.empty() ? 0 : start[0]);
   if (begin == 0)
@@ -60,7 +60,8 @@ Evaluation evaluate_served(Serving& serving, const Stream& stream, int64_t windo
     const auto length = static_cast<int64_t>(ids.size()) - 1;
     engine.truncate(0);
     const auto add = [&](int64_t first, const Tensor& states) {
-      const auto targets = std::span(ids).subspan(static_cast<size_t>(first + 1), static_cast<size_t>(states.extent(0)));
+      const auto targets =
+          std::span(ids).subspan(static_cast<size_t>(first + 1), static_cast<size_t>(states.extent(0)));
       for (float logprob : engine.logprobs(states, targets)) evaluation.nats += -logprob;
     };
     engine.append_prompt(std::span(ids).first(static_cast<size_t>(length)), add, [&](int64_t done) {
@@ -84,14 +85,16 @@ std::vector<Tensor> states_of(Engine& engine, std::span<const int32_t> ids) {
 void compare_window(Serving& model, Serving& original, std::span<const int32_t> ids, Divergence& sums) {
   constexpr int64_t kRows = 64;  // of logits at a time
   const std::span<const int32_t> inputs = ids.first(ids.size() - 1);
-  const std::vector<Tensor> ours = states_of(model.engine(), inputs), theirs = states_of(original.engine(), inputs);
+  const std::vector<Tensor> ours = states_of(model.engine(), inputs),
+                            theirs = states_of(original.engine(), inputs);
   size_t first = 0;
   for (size_t chunk = 0; chunk < ours.size(); ++chunk)
     for (int64_t begin = 0; begin < ours[chunk].extent(0); begin += kRows) {
       const int64_t end = std::min(begin + kRows, ours[chunk].extent(0));
       const auto count = static_cast<size_t>(end - begin);
       add_divergence(model.exec(), model.engine().logits(ours[chunk].rows(begin, end)),
-                     original.engine().logits(theirs[chunk].rows(begin, end)), ids.subspan(first + 1, count), sums);
+                     original.engine().logits(theirs[chunk].rows(begin, end)), ids.subspan(first + 1, count),
+                     sums);
       first += count;
     }
 }
@@ -107,66 +110,83 @@ Divergence compare_served(Serving& model, Serving& original, const Stream& strea
   return sums;
 }
 
-int print_divergence(const Divergence& sums, bool json) {
-  const auto tokens = static_cast<double>(sums.tokens);
-  const double perplexity = std::exp(sums.model_nats / tokens), original = std::exp(sums.original_nats / tokens);
-  if (json)
-    fmt::print("{}\n", nlohmann::ordered_json{{"divergence", sums.mean()},
-                                              {"greatest_divergence", sums.greatest_nats},
-                                              {"same_top_share", sums.same_top_share()},
-                                              {"perplexity", perplexity},
-                                              {"original_perplexity", original},
-                                              {"tokens", sums.tokens}}
-                           .dump());
-  else
-    fmt::print(
-        "KL divergence       {:.6f} nats a token (at most {:.4f})\nsame likeliest      {:.2f}% of tokens\n"
-        "perplexity          {:.4f}, the original's {:.4f} ({:+.3f}%)\n{} tokens\n",
-        sums.mean(), sums.greatest_nats, 100 * sums.same_top_share(), perplexity, original,
-        100 * (perplexity / original - 1), sums.tokens);
-  return 0;
-}
+// What a command evaluates: one model, the text in tokens, and windows of it.
+struct Task {
+  explicit Task(const EvalOptions& options)
+      : serving(options.serving, options.sequence_length > 0 ? options.sequence_length : kDefaultWindow) {
+    const int64_t limit = serving.engine().context_tokens();
+    window = options.sequence_length > 0 ? options.sequence_length : std::min(kDefaultWindow, limit);
+    if (window > limit) fail("--sequence-length is {}, the model has {} positions", window, limit);
+    if (!options.data.empty()) dataset = Dataset::open(options.data);
+    stream = dataset ? stream_of_dataset(*dataset, serving.tokenizer(), options.data)
+                     : stream_of_text(options.text, serving.tokenizer());
+    if (stream.tokens == 0) fail("{}: has no held-out tokens", options.data);
+  }
+
+  static constexpr int64_t kDefaultWindow = 1024;
+  Serving serving;
+  int64_t window = 0;
+  std::optional<Dataset> dataset;
+  Stream stream;
+};
 
 }  // namespace
 
+nlohmann::ordered_json divergence_json(const Divergence& sums) {
+  return {{"divergence", sums.mean()},
+          {"greatest_divergence", sums.greatest_nats},
+          {"same_top_share", sums.same_top_share()},
+          {"perplexity", sums.perplexity()},
+          {"original_perplexity", sums.original_perplexity()},
+          {"tokens", sums.tokens}};
+}
+
+std::string divergence_text(const Divergence& sums) {
+  return fmt::format(
+      "KL divergence       {:.6f} nats a token (at most {:.4f})\nsame likeliest      {:.2f}% of tokens\n"
+      "perplexity          {:.4f}, the original's {:.4f} ({:+.3f}%)\n{} tokens\n",
+      sums.mean(), sums.greatest_nats, 100 * sums.same_top_share(), sums.perplexity(),
+      sums.original_perplexity(), 100 * (sums.perplexity() / sums.original_perplexity() - 1), sums.tokens);
+}
+
+Divergence measure_divergence(const EvalOptions& options) {
+  Task task(options);
+  ServingOptions other = options.serving;
+  other.model = options.against;
+  Serving original(other, task.window);
+  if (original.served().model.config.vocab_size != task.serving.served().model.config.vocab_size)
+    fail("{}: its vocabulary is not that of {}", options.against, options.serving.model);
+  Progress progress("eval", task.stream.tokens, "tokens");
+  return compare_served(task.serving, original, task.stream, task.window, progress);
+}
+
 int run_eval(const EvalOptions& options) {
   if (options.data.empty() == options.text.empty()) fail("eval: give either --data DATASET or --text FILE");
-  constexpr int64_t kDefaultWindow = 1024;
-  Serving serving(options.serving, options.sequence_length > 0 ? options.sequence_length : kDefaultWindow);
-  const int64_t limit = serving.engine().context_tokens();
-  const int64_t window =
-      options.sequence_length > 0 ? options.sequence_length : std::min(kDefaultWindow, limit);
-  if (window > limit) fail("--sequence-length is {}, the model has {} positions", window, limit);
-  std::optional<Dataset> dataset;
-  if (!options.data.empty()) dataset = Dataset::open(options.data);
-  const Stream stream = dataset ? stream_of_dataset(*dataset, serving.tokenizer(), options.data)
-                                : stream_of_text(options.text, serving.tokenizer());
-  if (stream.tokens == 0) fail("{}: has no held-out tokens", options.data);
-
-  Progress progress("eval", stream.tokens, "tokens");
   if (!options.against.empty()) {
-    ServingOptions other = options.serving;
-    other.model = options.against;
-    Serving original(other, window);
-    if (original.served().model.config.vocab_size != serving.served().model.config.vocab_size)
-      fail("{}: its vocabulary is not that of {}", options.against, options.serving.model);
-    return print_divergence(compare_served(serving, original, stream, window, progress), options.json);
+    const Divergence sums = measure_divergence(options);
+    fmt::print("{}", options.json ? divergence_json(sums).dump() + "\n" : divergence_text(sums));
+    return 0;
   }
-  const Evaluation evaluation = evaluate_served(serving, stream, window, progress);
+  Task task(options);
+  Evaluation evaluation;
+  {
+    Progress progress("eval", task.stream.tokens, "tokens");
+    evaluation = evaluate_served(task.serving, task.stream, task.window, progress);
+  }
   if (options.json) {
     const nlohmann::ordered_json json{{"loss", evaluation.loss()},
                                       {"perplexity", evaluation.perplexity()},
-                                      {"bits_per_byte", evaluation.bits_per_byte(stream.bytes)},
+                                      {"bits_per_byte", evaluation.bits_per_byte(task.stream.bytes)},
                                       {"tokens", evaluation.tokens},
-                                      {"bytes", stream.bytes},
-                                      {"sequence_length", window}};
+                                      {"bytes", task.stream.bytes},
+                                      {"sequence_length", task.window}};
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print(
         "loss           {:.6f} nats a token\nperplexity     {:.4f}\nbits per byte  {:.4f}\n{} tokens, {} "
         "bytes, windows of {}\n",
-        evaluation.loss(), evaluation.perplexity(), evaluation.bits_per_byte(stream.bytes), evaluation.tokens,
-        stream.bytes, window);
+        evaluation.loss(), evaluation.perplexity(), evaluation.bits_per_byte(task.stream.bytes),
+        evaluation.tokens, task.stream.bytes, task.window);
   }
   return 0;
 }

@@ -8,6 +8,7 @@ namespace moray {
 struct QuantizeOptions {
   std::string model, output;
   std::string format = "4bit";
+  std::string text;  // a file on which what it costs is measured
   int threads = 0;
   bool json = false;
 };

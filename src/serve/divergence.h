@@ -3,6 +3,7 @@
 // T tokens, V vocabulary.
 #pragma once
 
+#include <cmath>
 #include <span>
 
 #include "runtime/exec.h"
@@ -18,6 +19,8 @@ struct Divergence {
   double model_nats = 0, original_nats = 0;  // Σ −log p of the tokens that came
 
   double mean() const { return divergence_nats / static_cast<double>(tokens); }
+  double perplexity() const { return std::exp(model_nats / static_cast<double>(tokens)); }
+  double original_perplexity() const { return std::exp(original_nats / static_cast<double>(tokens)); }
   double same_top_share() const { return static_cast<double>(same_top) / static_cast<double>(tokens); }
 };
 
