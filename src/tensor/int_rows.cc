@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kMostCode = 127;
 constexpr int kMostSubScale = 15, kMostZero = 15, kFirstZero = 7;
-constexpr size_t kLanes = 8;  // of sums, so that they can be vectors and are the same everywhere
 constexpr float kLeast = 0x1p-100f;  // numbers below are 0
 
 using GroupCodes = std::array<float, static_cast<size_t>(kInt4Group)>;
@@ -68,21 +67,17 @@ float quantize_block_int8(std::span<const float> x, int8_t* codes) {
 // 2q − zero = x / half, so q = (x / half + zero) / 2.
 [[gnu::target("avx2")]] float int4_error(const float* x, float half, float zero, GroupCodes& codes) {
   const float inverse = 0.5f / half, middle = 0.5f * zero + 0.5f;
-  std::array<float, kLanes> error{};
-  for (size_t i = 0; i < codes.size(); i += kLanes)
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      const float value = x[i + lane];
-      float q = value * inverse + middle;
-      q = q < 0.5f ? 0.5f : q;
-      q = q > 15.5f ? 15.5f : q;
-      const auto code = static_cast<float>(static_cast<int32_t>(q));
-      const float off = value - half * (2 * code - zero);
-      codes[i + lane] = code;
-      error[lane] += off * off;
-    }
-  for (size_t width = kLanes / 2; width > 0; width /= 2)
-    for (size_t lane = 0; lane < width; ++lane) error[lane] += error[lane + width];
-  return error[0];
+  GroupCodes square;  // of what each code leaves; a loop of its own, which compilers make vectors of
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const auto q = static_cast<int32_t>(x[i] * inverse + middle);  // some hundreds at most
+    const auto code = static_cast<float>(std::clamp(q, 0, 15));
+    const float off = x[i] - half * (2 * code - zero);
+    codes[i] = code;
+    square[i] = off * off;
+  }
+  for (size_t width = codes.size() / 2; width > 0; width /= 2)
+    for (size_t i = 0; i < width; ++i) square[i] += square[i + width];
+  return square[0];
 }
 
 struct GroupFit {

@@ -21,9 +21,13 @@ namespace {
 
 constexpr size_t kPanelStep = static_cast<size_t>(kPanelRows);  // words from line to line
 constexpr size_t kPanelVectors = kPanelStep / kWordLanes;
-// Asked for ahead, also where the processor's own prefetching stops, at the end of a page. On a Zen 4, 4 and 8 KiB are
-// alike.
-constexpr size_t kAheadBytes = 4096;
+// Asked for ahead, also where the processor's own prefetching stops, at the end of a page; past L2, which these lines
+// would only fill: a Zen 4 core then reads as fast as it can read at all (docs/results/serving-speed.md).
+constexpr size_t kAheadBytes = 8192;
+// Assembler, as GCC deletes calls of what does nothing but prefetch.
+HWY_INLINE void ask_once(const void* at) {
+  asm volatile("prefetchnta (%0)" : : "r"(at));
+}
 
 // One panel times kRows rows.
 template <class Element, size_t kRows>
@@ -49,7 +53,7 @@ struct PanelProduct {
         [&](size_t w) HWY_ATTR {
           HWY_UNROLL(4)
           for (size_t side = 0; side < kSide; ++side)
-            hwy::Prefetch(words + (w * kSide + side) * kPanelStep + kAheadBytes / sizeof(uint32_t));
+            ask_once(words + (w * kSide + side) * kPanelStep + kAheadBytes / sizeof(uint32_t));
         },
         part);
     HWY_ALIGN float scales[kPanelStep] = {};
@@ -63,10 +67,9 @@ struct PanelProduct {
   }
 
   HWY_NOINLINE void multiply() {
-    // A chain of FMAs is as long as the k of its block, which for codes is longer than memory takes for their bytes.
-    // More than eight chains would not fit AVX2's registers.
-    constexpr size_t kMostSide = sizeof(Element) == 1 ? 2 : 1;
-    constexpr size_t kSide = std::clamp<size_t>(8 / (kRows * kPanelVectors), 1, kMostSide);
+    // A chain of FMAs is as long as the k of its block, about as long as memory takes for its bytes. More than eight
+    // chains would not fit AVX2's registers.
+    constexpr size_t kSide = std::clamp<size_t>(8 / (kRows * kPanelVectors), 1, 2);
     for (auto& of_rows : run)
       for (FloatVec& sum : of_rows) sum = hn::Zero(FloatTag());
     const int64_t inputs = task.weight->inputs();
