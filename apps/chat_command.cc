@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "apps/interrupt.h"
+#include "apps/output.h"
 #include "chat/answer.h"
 #include "chat/template.h"
 #include "data/utf8.h"
@@ -47,9 +48,7 @@ class AnswerPrinter {
     part_ = next;
   }
   void write(const std::string& text) const {
-    if (silent_) return;
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    if (!silent_) write_output(text);
   }
 
   bool silent_, terminal_;

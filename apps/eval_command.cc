@@ -157,7 +157,10 @@ Divergence measure_divergence(const EvalOptions& options) {
   if (original.served().model.config.vocab_size != task.serving.served().model.config.vocab_size)
     fail("{}: its vocabulary is not that of {}", options.against, options.serving.model);
   Progress progress("eval", task.stream.tokens, "tokens");
-  return compare_served(task.serving, original, task.stream, task.window, progress);
+  const Divergence sums = compare_served(task.serving, original, task.stream, task.window, progress);
+  if (!std::isfinite(sums.divergence_nats + sums.model_nats + sums.original_nats))
+    fail("{} or {}: predictions are not finite", options.serving.model, options.against);
+  return sums;
 }
 
 int run_eval(const EvalOptions& options) {
@@ -173,6 +176,7 @@ int run_eval(const EvalOptions& options) {
     Progress progress("eval", task.stream.tokens, "tokens");
     evaluation = evaluate_served(task.serving, task.stream, task.window, progress);
   }
+  if (!std::isfinite(evaluation.nats)) fail("{}: the model's predictions are not finite", options.serving.model);
   if (options.json) {
     const nlohmann::ordered_json json{{"loss", evaluation.loss()},
                                       {"perplexity", evaluation.perplexity()},

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "apps/interrupt.h"
+#include "apps/output.h"
 #include "data/utf8.h"
 #include "serve/stop_strings.h"
 
@@ -49,11 +50,13 @@ void parse_logit_bias(const std::vector<std::string>& items, SamplingOptions& sa
     const size_t equals = item.find('=');
     int32_t token = 0;
     double bias = 0;
-    const char* const end = item.data() + item.size();
-    const bool good = equals != std::string::npos &&
-                      std::from_chars(item.data(), item.data() + equals, token).ptr == item.data() + equals &&
-                      std::from_chars(item.data() + equals + 1, end, bias).ptr == end && equals + 1 < item.size();
-    if (!good) fail("--logit-bias: '{}' is not TOKEN=BIAS", item);
+    const auto parsed = [](std::string_view text, auto& value) {
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+      return error == std::errc() && end == text.data() + text.size();
+    };
+    const std::string_view text = item;
+    if (equals == std::string::npos || !parsed(text.substr(0, equals), token) || !parsed(text.substr(equals + 1), bias))
+      fail("--logit-bias: '{}' is not TOKEN=BIAS", item);
     sampling.logit_bias[token] = bias;
   }
 }
@@ -65,6 +68,9 @@ int run_generate(const GenerateCommandOptions& options) {
   StopStrings stops(options.stop);
   Serving serving(options.serving, options.max_tokens);
   const Tokenizer& tokenizer = serving.tokenizer();
+  for (const auto& [token, bias] : generate_options.sampling.logit_bias)
+    if (token >= tokenizer.vocabulary_size())
+      fail("--logit-bias: token {}, but the vocabulary has {}", token, tokenizer.vocabulary_size());
   const std::vector<int32_t> prompt = prompt_ids(serving, options);
   if (!options.ignore_end) generate_options.end_tokens = serving.end_tokens();
   generate_options.sampled_vocabulary = tokenizer.vocabulary_size();
@@ -72,9 +78,7 @@ int run_generate(const GenerateCommandOptions& options) {
   nlohmann::ordered_json logprobs = nlohmann::ordered_json::array();
   Utf8Stream characters;  // a terminal never sees half of one
   const auto print = [&](std::string_view bytes) {
-    if (options.json) return;
-    std::fwrite(bytes.data(), 1, bytes.size(), stdout);
-    std::fflush(stdout);
+    if (!options.json) write_output(bytes);
   };
   bool echoed = false;  // not before the request has passed all checks
   const auto echo_once = [&] {

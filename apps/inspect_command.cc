@@ -167,10 +167,8 @@ Json inspect_path(const fs::path& path, bool tensors, bool memory) {
     return inspect_path(tokenizer, tensors, memory);
   const fs::path folder = resolve_model_folder(path);
   Json summary = inspect_model_folder(folder, tensors);
-  if (const fs::path checkpoint = folder.parent_path(); fs::exists(checkpoint / "manifest.json")) {
-    verify_checkpoint(checkpoint);
-    summary["checkpoint"] = {{"folder", checkpoint.string()}, {"checksums", "verified"}};
-  }
+  if (const auto checkpoint = verified_checkpoint_of(folder))
+    summary["checkpoint"] = {{"folder", checkpoint->string()}, {"checksums", "verified"}};
   return summary;
 }
 

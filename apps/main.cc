@@ -1,11 +1,9 @@
 // The command `moray`.
-#include <algorithm>
-#include <cerrno>
 #include <csignal>
 #include <cstdio>
-#include <cstring>
 
 #include "apps/command_line.h"
+#include "apps/output.h"
 #include "base/error.h"
 
 namespace {
@@ -22,8 +20,7 @@ int report_parse_error(const CLI::App& app, const CLI::ParseError& error) {
   if (const std::vector<std::string> unknown = app.remaining();
       app.get_subcommands().empty() && !unknown.empty())
     what = "'" + unknown.front() + "' is no command";
-  std::replace(what.begin(), what.end(), '\n', ' ');
-  std::fprintf(stderr, "moray: %s; see `%s --help`\n", what.c_str(), command.c_str());
+  std::fprintf(stderr, "moray: %s; see `%s --help`\n", moray::on_one_line(what).c_str(), command.c_str());
   constexpr int kUsage = 2;
   return kUsage;
 }
@@ -31,6 +28,7 @@ int report_parse_error(const CLI::App& app, const CLI::ParseError& error) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  moray::occupy_standard_streams();
   ::signal(SIGPIPE, SIG_DFL);  // `moray ... | head` ends quietly
   ::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write, told in words
   CLI::App app("moray: train and run DeepSeek-V3-class models");
@@ -58,15 +56,15 @@ int main(int argc, char** argv) {
   }
   try {
     const int status = action();
-    if (std::fflush(stdout) != 0) moray::fail("standard output: cannot write: {}", std::strerror(errno));
+    moray::flush_output();
     return status;
   } catch (const moray::Error& error) {
     std::fflush(stdout);
-    std::fprintf(stderr, "moray: %s\n", error.what());
+    std::fprintf(stderr, "moray: %s\n", moray::on_one_line(error.what()).c_str());
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "moray: out of memory\n");
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "moray: %s\n", error.what());
+    std::fprintf(stderr, "moray: %s\n", moray::on_one_line(error.what()).c_str());
   }
   return 1;
 }

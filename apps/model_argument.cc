@@ -14,6 +14,14 @@ fs::path resolve_model_folder(const fs::path& path) {
   fail("{}: neither a model folder (config.json), nor a checkpoint, nor a run with one", path.string());
 }
 
+std::optional<fs::path> verified_checkpoint_of(const fs::path& model_folder) {
+  const fs::path whole = whole_path(model_folder), checkpoint = whole.parent_path();
+  if (whole.filename() != "model" || !fs::exists(checkpoint / "manifest.json") || !fs::exists(checkpoint / "state"))
+    return std::nullopt;
+  verify_checkpoint(checkpoint);
+  return checkpoint;
+}
+
 namespace {
 int expect_few(int threads) {
   constexpr int kMostThreads = 4096;

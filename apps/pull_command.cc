@@ -20,10 +20,12 @@ namespace moray {
 
 namespace {
 
+constexpr const char* kSafetensorsIndex = "model.safetensors.index.json";
+
 // Where FP8 weights and their scales lie in different shards, both are needed.
 std::vector<std::string> shards_for(const fs::path& originals, const std::string& shard) {
   std::set<std::string> needed = {shard};
-  const fs::path path = originals / "model.safetensors.index.json";
+  const fs::path path = originals / kSafetensorsIndex;
   if (fs::exists(path)) {
     const nlohmann::json index = parse_json(read_file(path), path.string());
     const nlohmann::json& shard_of = json_object(index, "weight_map", path.string());
@@ -34,6 +36,19 @@ std::vector<std::string> shards_for(const fs::path& originals, const std::string
     }
   }
   return {needed.begin(), needed.end()};
+}
+
+// Those that the repository's index names, where it has one.
+std::vector<std::string> indexed_shards(const fs::path& originals, const std::vector<std::string>& shards) {
+  const fs::path path = originals / kSafetensorsIndex;
+  if (!fs::exists(path)) return shards;
+  const nlohmann::json index = parse_json(read_file(path), path.string());
+  std::set<std::string> named;
+  for (const auto& [name, holder] : json_object(index, "weight_map", path.string()).items())
+    if (holder.is_string()) named.insert(holder.get<std::string>());
+  std::vector<std::string> list;
+  std::ranges::copy_if(shards, std::back_inserter(list), [&](const std::string& name) { return named.contains(name); });
+  return list;
 }
 
 void convert_shard(Exec& exec, IntFormat format, const fs::path& originals, const std::string& shard,
@@ -58,7 +73,10 @@ hub::Conversion quantization(Exec& exec, IntFormat format) {
             convert_shard(exec, format, originals, shard, into);
           },
           [format](const fs::path& originals, const fs::path& folder, const std::vector<std::string>& shards) {
-            write_safetensors_index(folder, shards);
+            const std::vector<std::string> indexed = indexed_shards(originals, shards);
+            for (const std::string& shard : shards)  // a reader of the folder would not look at it either
+              if (std::ranges::find(indexed, shard) == indexed.end()) fs::remove(folder / shard);
+            write_safetensors_index(folder, indexed);
             write_file_atomically(folder / "config.json",
                                   with_int_format(read_file(originals / "config.json"), format));
           }};
@@ -74,7 +92,6 @@ int run_pull(const PullCommandOptions& options) {
   hub::expect_repository_name(pull.repository);
   pull.output =
       options.output.empty() ? pull.repository.substr(pull.repository.find('/') + 1) : options.output;
-  if (pull.output.filename().empty()) pull.output = pull.output.parent_path();  // "models/x/"
 
   std::optional<Workplace> workplace;
   std::optional<hub::Conversion> conversion;

@@ -11,6 +11,8 @@
 #include "checkpoint/checkpoint.h"
 #include "report/progress.h"
 #include "serve/quantize.h"
+#include "serve/weight_plan.h"
+#include "train/model_folder.h"
 
 namespace moray {
 
@@ -31,7 +33,9 @@ int run_quantize(const QuantizeOptions& options) {
   const IntFormat format = parse_int_format(options.format, "--format");
   const fs::path folder = resolve_model_folder(options.model);
   if (!options.text.empty()) read_file(options.text);  // a file that cannot be read is told before long work
-  if (fs::exists(folder.parent_path() / "manifest.json")) verify_checkpoint(folder.parent_path());
+  verified_checkpoint_of(folder);
+  // Missing, mis-shaped and foreign tensors are told before long work, not by the first use of what it made.
+  plan_weights(SafetensorsFolder(folder), read_model_config(folder), /*with_mtp=*/false);
   Workplace workplace(options.threads);
   std::unique_ptr<Progress> progress;
   const QuantizeSummary summary =

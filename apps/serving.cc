@@ -50,12 +50,15 @@ std::function<bool(int64_t done, int64_t total)> prompt_progress_line() {
 
 Serving::Serving(const ServingOptions& options, int64_t expected_tokens)
     : workplace_(options.threads), folder_(resolve_model_folder(options.model)) {
-  const fs::path checkpoint = folder_.parent_path();
-  if (fs::exists(checkpoint / "manifest.json")) verify_checkpoint(checkpoint);
+  const std::optional<fs::path> checkpoint = verified_checkpoint_of(folder_);
   if (options.weights != "model" && options.weights != "ema")
     fail("--weights is '{}', expected 'model' or 'ema'", options.weights);
   if (options.needs_tokenizer) tokenizer_ = Tokenizer::read(folder_);
   load(options, expected_tokens);
+  if (options.weights == "ema") {
+    if (!checkpoint) fail("{}: is not of a checkpoint; only those have a moving average", folder_.string());
+    load_average(*checkpoint / "state" / "ema.safetensors");
+  }
   const int64_t vocabulary = served_.model.config.vocab_size;
   if (tokenizer_ && tokenizer_->vocabulary_size() > vocabulary)
     fail("{}: its tokenizer has {} tokens, the model's vocabulary {}", folder_.string(),
@@ -81,12 +84,11 @@ void Serving::load(const ServingOptions& options, int64_t expected_tokens) {
   Progress progress("load", static_cast<int64_t>(plan.bytes()), "bytes");
   served_ = load_weights_or_packed(exec(), weights, plan, options.packed,
                                    [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
-  if (options.weights == "ema") load_average(folder_.parent_path() / "state" / "ema.safetensors");
 }
 
 void Serving::load_average(const fs::path& file) {
   if (!fs::exists(file))
-    fail("{}: this checkpoint has no moving average (train.ema_decay)", folder_.parent_path().string());
+    fail("{}: this checkpoint has no moving average (train.ema_decay)", file.parent_path().parent_path().string());
   const SafetensorsFile average(file);
   for (const Parameter& parameter : list_parameters(served_.model))
     if (parameter.tensor->defined()) *parameter.tensor = parameter.tensor->lying_in(TensorLayout::rows);

@@ -76,6 +76,18 @@ void write_file_atomically(const fs::path& path, std::string_view content) {
   sync_folder(path.has_parent_path() ? path.parent_path() : fs::path("."));
 }
 
+fs::path whole_path(const fs::path& path) {
+  const fs::path whole = fs::absolute(path).lexically_normal();
+  return whole.has_filename() ? whole : whole.parent_path();
+}
+
+void create_folder(const fs::path& path) {
+  std::error_code error;
+  if (fs::is_symlink(fs::symlink_status(path, error))) fail("{}: is a link; remove it", path.string());
+  fs::create_directories(path, error);
+  if (error) fail("{}: cannot create the folder: {}", path.string(), error.message());
+}
+
 void sync_folder(const fs::path& folder) {
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) fail("{}: cannot open folder: {}", folder.string(), std::strerror(errno));

@@ -19,6 +19,13 @@ std::string read_file(const fs::path& path);
 // it. Throws Error (a full disk, a folder or a device in the place) and leaves the old content.
 void write_file_atomically(const fs::path& path, std::string_view content);
 
+// Absolute, without "." and "..", and without a slash at its end: its parent and its name are what they seem.
+fs::path whole_path(const fs::path& path);
+
+// Makes a folder to work in, with its parents, unless it is there. Throws Error, also where a link stands in
+// its place: what is written must not end up elsewhere.
+void create_folder(const fs::path& path);
+
 // Makes the names in a folder durable (fsync on the folder).
 void sync_folder(const fs::path& folder);
 

@@ -1,5 +1,9 @@
 // SafetensorsFolder: a model's weights in one file or in shards with an index.
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -47,18 +51,19 @@ SafetensorsFolder::SafetensorsFolder(const fs::path& folder) : folder_(folder) {
   }
 }
 
-SafetensorsFile SafetensorsFolder::open_inside(const std::string& file_name) const {
-  const fs::path path = folder_ / file_name;
+void expect_inside(const fs::path& folder, const std::string& file_name) {
   std::error_code error;
-  const fs::path real = fs::canonical(path, error);
-  if (error)
-    fail("{}: shard '{}' is missing or unreadable: {}", folder_.string(), file_name, error.message());
-  const fs::path inside = fs::canonical(folder_, error);
-  if (error) fail("{}: cannot resolve: {}", folder_.string(), error.message());
-  if (real.parent_path() != inside && real.parent_path() != hub_blobs(inside)) {
-    fail("{}: '{}' is a link out of the folder, to {}", folder_.string(), file_name, real.string());
-  }
-  return SafetensorsFile(path);
+  const fs::path real = fs::canonical(folder / file_name, error);
+  if (error) fail("{}: '{}' is missing or unreadable: {}", folder.string(), file_name, error.message());
+  const fs::path inside = fs::canonical(folder, error);
+  if (error) fail("{}: cannot resolve: {}", folder.string(), error.message());
+  if (real.parent_path() != inside && real.parent_path() != hub_blobs(inside))
+    fail("{}: '{}' is a link out of the folder, to {}", folder.string(), file_name, real.string());
+}
+
+SafetensorsFile SafetensorsFolder::open_inside(const std::string& file_name) const {
+  expect_inside(folder_, file_name);
+  return SafetensorsFile(folder_ / file_name);
 }
 
 void SafetensorsFolder::open_shards(const fs::path& index) {
@@ -125,9 +130,13 @@ Tensor SafetensorsFolder::read(std::string_view name, Allocator& allocator, DTyp
 
 std::string shards_state(const SafetensorsFolder& folder) {
   std::string state;
-  for (const SafetensorsFile& file : folder.files())
-    state += fmt::format("{} {} {}\n", file.path().filename().string(), fs::file_size(file.path()),
-                         fs::last_write_time(file.path()).time_since_epoch().count());
+  for (const SafetensorsFile& file : folder.files()) {
+    struct stat of {};
+    if (::stat(file.path().c_str(), &of) != 0) fail("{}: {}", file.path().string(), std::strerror(errno));
+    // The time of change too: tools that copy or restore a file set the time of writing.
+    state += fmt::format("{} {} {}.{:09} {}.{:09}\n", file.path().filename().string(), of.st_size, of.st_mtim.tv_sec,
+                         of.st_mtim.tv_nsec, of.st_ctim.tv_sec, of.st_ctim.tv_nsec);
+  }
   return state;
 }
 

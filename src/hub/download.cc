@@ -124,7 +124,9 @@ class Download {
         fail("{}", refusal(response.status, context_.hub, what(), context_.repository.name));
       attempt = part.bytes() > before ? 0 : attempt + 1;
       if (attempt >= kMostAttempts) fail("{}: {}, after {} attempts", what(), why, attempt);
-      wait(retry_seconds(context_.hub, response, attempt));
+      const double seconds = retry_seconds(context_.hub, response, attempt);
+      if (seconds >= 2) log::info("{}: {}; again in {:.0f} s", what(), why, seconds);
+      wait(seconds);
     }
   }
 

@@ -209,12 +209,6 @@ bool is_complete(const fs::path& output, const Record& wanted) {
   return true;
 }
 
-void create_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) fail("{}: cannot create the folder: {}", folder.string(), error.message());
-}
-
 // The files that are converted: those that are not shards first.
 void fetch_converted(const Hub& hub, const Repository& repository, const fs::path& folder,
                      const std::vector<RemoteFile>& files, const PullOptions& options,
@@ -259,7 +253,7 @@ PullSummary pull(const Hub& hub, const PullOptions& options,
     summary.was_complete = true;
     return summary;
   }
-  const fs::path output = fs::absolute(options.output).lexically_normal();
+  const fs::path output = whole_path(options.output);
   const fs::path folder = output.string() + kPartSuffix;
   create_folder(folder);
   const FolderLock lock(folder, "pull");

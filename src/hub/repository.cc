@@ -112,6 +112,8 @@ Hub Hub::from_environment() {
   if (const std::string endpoint = environment("HF_ENDPOINT"); !endpoint.empty()) hub.endpoint = endpoint;
   while (hub.endpoint.ends_with('/')) hub.endpoint.pop_back();
   origin_of(hub.endpoint);
+  if (hub.endpoint.find('@') != std::string::npos)
+    fail("HF_ENDPOINT holds a user name or a password, which would end up in files; set HF_TOKEN");
   hub.token = token_from_environment();
   while (!hub.token.empty() && std::isspace(static_cast<unsigned char>(hub.token.back())) != 0)
     hub.token.pop_back();

@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -150,6 +152,23 @@ fs::path user_cache() {
   return fs::temp_directory_path() / "moray";
 }
 
+fs::path part_of(const fs::path& path, pid_t process) {
+  return fmt::format("{}.{}.part", path.string(), process);
+}
+
+// What killed processes began.
+void remove_left_parts(const fs::path& path) {
+  const std::string before = path.filename().string() + ".";
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path.parent_path(), error)) {
+    const std::string name = entry.path().filename().string();
+    pid_t process = 0;
+    if (!name.starts_with(before) || std::sscanf(name.c_str() + before.size(), "%d", &process) != 1) continue;
+    if (entry.path() == part_of(path, process) && ::kill(process, 0) != 0 && errno == ESRCH)
+      fs::remove(entry.path(), error);
+  }
+}
+
 }  // namespace
 
 fs::path packed_cache_path(const fs::path& folder) {
@@ -183,7 +202,8 @@ void write_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolde
 
   std::error_code error;
   fs::create_directories(path.parent_path(), error);
-  const fs::path part = fmt::format("{}.{}.part", path.string(), ::getpid());
+  remove_left_parts(path);
+  const fs::path part = part_of(path, ::getpid());
   try {
     FileWriter writer(part);
     const std::string zeros(kAlignment, '\0');

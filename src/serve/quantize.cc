@@ -44,7 +44,8 @@ const SafetensorsFile* holder_of(std::span<const SafetensorsFile> files, const s
   return found == files.end() ? nullptr : &*found;
 }
 
-Source source_of(const SafetensorsFile& shard, const StoredTensor& stored, std::span<const SafetensorsFile> files) {
+Source source_of(const SafetensorsFile& shard, const StoredTensor& stored,
+                 std::span<const SafetensorsFile> files) {
   if (stored.dtype == "F8_E4M3")
     return {shard, stored, fp8_weight(shard, holder_of(files, fp8_scale_name(stored.name)), stored.name)};
   if (stored.dtype != "F32" && stored.dtype != "BF16" && stored.dtype != "F64")
@@ -68,7 +69,11 @@ std::vector<Output> outputs_of(const SafetensorsFile& shard, IntFormat format) {
     const bool matrix = stored.shape.size() == 2;
     const auto codes = matrix ? int_weight_dtype(stored.name, stored.shape[1], format) : std::nullopt;
     outputs.push_back({stored.name, &stored, codes});
-    if (codes) outputs.push_back({int_scale_name(stored.name), &stored, codes, true});
+    if (!codes) continue;
+    const std::string scales = int_scale_name(stored.name);
+    if (shard.find(scales) != nullptr)
+      fail("{}: has '{}' already; are its weights quantized?", shard.path().string(), scales);
+    outputs.push_back({scales, &stored, codes, true});
   }
   return outputs;
 }
@@ -121,23 +126,30 @@ uint64_t data_bytes(const SafetensorsFile& file) {
 void copy_beside(const fs::path& from, const fs::path& to) {
   for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
     const std::string name = entry.path().filename().string();
-    if (entry.is_regular_file() && is_kept_beside_weights(name))
-      write_file_atomically(to / name, MappedFile(entry.path()).text());
+    if (!entry.is_regular_file() || !is_kept_beside_weights(name)) continue;
+    expect_inside(from, name);
+    write_file_atomically(to / name, MappedFile(entry.path()).text());
   }
 }
 
 void begin_part(const fs::path& part, const std::string& record) {
   const fs::path path = part / kRecordFile;
   std::error_code ignored;
-  if (!fs::exists(path, ignored)) return write_file_atomically(path, record);
-  if (read_file(path) != record)
-    fail("{}: is the beginning of another model's or format's quantization; remove it", part.string());
+  if (fs::exists(path, ignored)) {
+    if (read_file(path) != record)
+      fail("{}: is the beginning of another model's or format's quantization; remove it", part.string());
+    return;
+  }
+  for (const fs::directory_entry& entry : fs::directory_iterator(part))
+    if (entry.path().filename() != ".lock")
+      fail("{}: exists and is not the work of a quantization; remove it", part.string());
+  write_file_atomically(path, record);
 }
 
 }  // namespace
 
-void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const SafetensorsFile> files, IntFormat format,
-                    const fs::path& into, const QuantizeProgress& progress) {
+void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const SafetensorsFile> files,
+                    IntFormat format, const fs::path& into, const QuantizeProgress& progress) {
   const std::vector<Output> outputs = outputs_of(shard, format);
   std::vector<TensorToWrite> list;
   for (const Output& output : outputs) list.push_back(to_write(output));
@@ -163,7 +175,8 @@ void expect_quantizable(std::string_view config_json, const std::string& where) 
 }
 
 bool is_kept_beside_weights(const std::string& name) {
-  for (const char* ending : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth"})
+  for (const char* ending :
+       {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth"})
     if (name.ends_with(ending)) return false;
   return !name.starts_with(".") && name != "config.json";
 }
@@ -178,9 +191,8 @@ QuantizeSummary quantize_folder(Exec& exec, const fs::path& model, const fs::pat
   const SafetensorsFolder folder(model);
   QuantizeSummary summary{.shards = static_cast<int64_t>(folder.files().size())};
   for (const SafetensorsFile& file : folder.files()) summary.bytes_before += data_bytes(file);
-  const fs::path whole = fs::absolute(output).lexically_normal(), part = whole.string() + ".part";
-  fs::create_directories(part, error);
-  if (error) fail("{}: cannot create the folder: {}", part.string(), error.message());
+  const fs::path whole = whole_path(output), part = whole.string() + ".part";
+  create_folder(part);
   const FolderLock lock(part, "quantization");
   begin_part(part, record_of(folder, format));
 
@@ -199,11 +211,11 @@ QuantizeSummary quantize_folder(Exec& exec, const fs::path& model, const fs::pat
   write_safetensors_index(part, names);
   copy_beside(model, part);
   write_file_atomically(part / "config.json", with_int_format(config, format));
-  fs::remove(part / kRecordFile);
   lock.remove();
   sync_folder(part);
   fs::rename(part, whole, error);
   if (error) fail("{}: cannot rename to {}: {}", part.string(), whole.string(), error.message());
+  fs::remove(whole / kRecordFile, error);  // not before: a part says to its end what it is of
   sync_folder(whole.parent_path());
   return summary;
 }

@@ -87,8 +87,10 @@ void SamplingOptions::validate() const {
          "more than 0");
   expect(std::isfinite(presence_penalty), "presence_penalty", presence_penalty, "a finite number");
   expect(std::isfinite(frequency_penalty), "frequency_penalty", frequency_penalty, "a finite number");
-  for (const auto& [token, bias] : logit_bias)
-    if (token < 0 || !std::isfinite(bias)) fail("logit_bias of token {} is {}, expected a finite number", token, bias);
+  for (const auto& [token, bias] : logit_bias) {
+    if (token < 0) fail("logit_bias: {} is no token", token);
+    if (!std::isfinite(bias)) fail("logit_bias of token {} is {}, expected a finite number", token, bias);
+  }
 }
 
 int32_t sample_token(std::span<const float> logits_V, const SamplingOptions& options, int64_t position,
@@ -100,6 +102,8 @@ int32_t sample_token(std::span<const float> logits_V, const SamplingOptions& opt
   if (options.changes_logits()) {
     changed.assign(logits_V.begin(), logits_V.end());
     apply_penalties(options, context, changed);
+    for (float logit : changed)
+      if (!std::isfinite(logit)) fail("logit_bias and penalties are too large: a logit is infinite with them");
     logits_V = changed;
   }
   const auto best = std::max_element(logits_V.begin(), logits_V.end());

@@ -92,7 +92,9 @@ void refuse_unknown_arithmetic(const JsonObject& json) {
 // How experts are chosen: "noaux_tc" (V3) with balance bias and groups by their two best; V2 by plain scores,
 // "group_limited_greedy" with groups by their best, "greedy" without groups whatever n_group says.
 void apply_topk_method(const JsonObject& json, ModelConfig& model) {
-  const std::string by_default = model.is_v3() ? "noaux_tc" : model.n_group > 1 ? "group_limited_greedy" : "greedy";
+  const std::string by_default = model.is_v3()       ? "noaux_tc"
+                                 : model.n_group > 1 ? "group_limited_greedy"
+                                                     : "greedy";
   const auto method = json.get<std::string>("topk_method", by_default);
   if (method == "greedy" && !model.is_v3())
     model.n_group = model.topk_group = 1;
@@ -100,7 +102,8 @@ void apply_topk_method(const JsonObject& json, ModelConfig& model) {
     fail("{}: topk_method is '{}', which does not go with scoring_func '{}'", json.source, method,
          scoring_func_name(model.scoring_func));
   // The authors' V2 code scales gates only where it does not normalise them.
-  if (!model.is_v3() && model.norm_topk_prob && model.num_experts_per_tok > 1) model.routed_scaling_factor = 1;
+  if (!model.is_v3() && model.norm_topk_prob && model.num_experts_per_tok > 1)
+    model.routed_scaling_factor = 1;
 }
 
 // rope_theta and rope_scaling, or what newer files have in their place, rope_parameters.
@@ -112,7 +115,8 @@ void read_rope(const JsonObject& json, ModelConfig& model) {
     if (!found->is_object()) fail("{}: {} is no object", json.source, key);
     const JsonObject rope{*found, json.source + ": " + key};
     model.rope_theta = rope.get<double>("rope_theta", model.rope_theta);
-    if (found->contains("factor") || !found->contains("rope_theta")) model.rope_scaling = yarn_from_json(rope);
+    if (found->contains("factor") || !found->contains("rope_theta"))
+      model.rope_scaling = yarn_from_json(rope);
   }
 }
 
@@ -170,6 +174,17 @@ void ModelConfig::validate() const {
       fail("model.num_experts_per_tok is {}, but the {} chosen groups hold {} experts", num_experts_per_tok,
            topk_group, n_routed_experts / n_group * topk_group);
   }
+  // Every key may be at its limit, but not all together: counts of parameters and bytes are of 64 bits.
+  const auto wide = [](int64_t value) { return static_cast<double>(value); };
+  const double attention = wide(num_attention_heads) *
+                           wide(qk_nope_head_dim + qk_rope_head_dim + v_head_dim) *
+                           wide(q_lora_rank + kv_lora_rank + 2 * hidden_size),
+               mlp = 3 * wide(hidden_size) *
+                     wide(std::max(intermediate_size,
+                                   moe_intermediate_size * (n_routed_experts + n_shared_experts)));
+  constexpr double kMostParameters = 1e16;
+  if (!(wide(num_hidden_layers + num_nextn_predict_layers) * (attention + mlp) < kMostParameters))
+    fail("model: has more than {:g} parameters", kMostParameters);
   if (!(rope_theta > 1)) fail("model.rope_theta is {}, expected more than 1", rope_theta);
   if (!(rms_norm_eps > 0)) fail("model.rms_norm_eps is {}, expected more than 0", rms_norm_eps);
   if (rope_scaling) {
@@ -242,8 +257,9 @@ ModelConfig ModelConfig::from_json(const std::string& text, const std::string& s
   ModelConfig model;
   const std::string type = json.get<std::string>("model_type", "");
   if (type == "deepseek_v32")
-    fail("{}: model_type is '{}': sparse attention is not supported; V3.1 is the latest of the family that is",
-         source, type);
+    fail(
+        "{}: model_type is '{}': sparse attention is not supported; V3.1 is the latest of the family that is",
+        source, type);
   if (type != "deepseek_v3" && type != "deepseek_v2" && type != "kimi_k2")
     fail("{}: model_type is '{}', known are deepseek_v3, deepseek_v2 and kimi_k2", source, type);
   if (json.get<bool>("tie_word_embeddings", false))

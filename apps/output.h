@@ -1,0 +1,22 @@
+// Standard output, whose loss is an error: a full disk, a closed stream.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace moray {
+
+// At once, not at the end. Throws Error.
+void write_output(std::string_view text);
+// Throws Error when anything written so far is lost.
+void flush_output();
+
+// Where a standard stream is closed, the next file to be opened would take its place and be written to. Each
+// such stream becomes one that can only fail.
+void occupy_standard_streams();
+
+// One line for a message whatever files hold: control characters become spaces, and what is longer than a
+// page is cut.
+std::string on_one_line(std::string text);
+
+}  // namespace moray
