@@ -21,13 +21,9 @@ namespace {
 
 constexpr size_t kPanelStep = static_cast<size_t>(kPanelRows);  // words from line to line
 constexpr size_t kPanelVectors = kPanelStep / kWordLanes;
-// Asked for ahead, also where the processor's own prefetching stops, at the end of a page; past L2, which these lines
-// would only fill: a Zen 4 core then reads as fast as it can read at all (docs/results/serving-speed.md).
-constexpr size_t kAheadBytes = 8192;
-// Assembler, as GCC deletes calls of what does nothing but prefetch.
-HWY_INLINE void ask_once(const void* at) {
-  asm volatile("prefetchnta (%0)" : : "r"(at));
-}
+// Asked for ahead, also where the processor's own prefetching stops, at the end of a page. Two blocks side by side want
+// it farther ahead than one (docs/results/panel-reading.txt).
+constexpr size_t kAheadBytes = 12288;
 
 // One panel times kRows rows.
 template <class Element, size_t kRows>
@@ -53,7 +49,7 @@ struct PanelProduct {
         [&](size_t w) HWY_ATTR {
           HWY_UNROLL(4)
           for (size_t side = 0; side < kSide; ++side)
-            ask_once(words + (w * kSide + side) * kPanelStep + kAheadBytes / sizeof(uint32_t));
+            hwy::Prefetch(words + (w * kSide + side) * kPanelStep + kAheadBytes / sizeof(uint32_t));
         },
         part);
     HWY_ALIGN float scales[kPanelStep] = {};
