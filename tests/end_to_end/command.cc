@@ -51,6 +51,7 @@ Process::Process(const Invocation& invocation) {
   redirect(STDIN_FILENO, files_ / "in", O_RDONLY);
   redirect(STDOUT_FILENO, out, O_WRONLY | O_CREAT | O_APPEND);
   redirect(STDERR_FILENO, files_ / "err", O_WRONLY | O_CREAT | O_APPEND);
+  for (int file : invocation.closed) ::close(file);
   if (invocation.file_size_limit > 0) {
     const rlimit limit{invocation.file_size_limit, invocation.file_size_limit};
     ::setrlimit(RLIMIT_FSIZE, &limit);

@@ -23,6 +23,7 @@ struct Invocation {
   std::string input = {};
   uint64_t file_size_limit = 0;  // bytes a file may reach (RLIMIT_FSIZE); 0: no limit
   std::string output_path = {};  // stdout goes there instead of into Outcome::out
+  std::vector<int> closed = {};  // standard streams that it starts without
 };
 
 // `moray` running in a folder of its own for what it prints; killed when it goes out of scope.

@@ -164,5 +164,36 @@ TEST(CommandLine, AFullStdoutIsAnError) {
   expect_refusal(outcome, {"standard output"});
 }
 
+TEST(CommandLine, LostOutputIsAnError) {
+  const Arguments generate = {"generate",     "--model", Workshop::get().trained(), "--prompt", "moray",
+                              "--max-tokens", "3"};
+  expect_refusal(moray(Invocation{.arguments = generate, .output_path = "/dev/full"}), {"standard output"});
+  expect_refusal(moray(Invocation{.arguments = generate, .closed = {1}}), {"standard output"});
+}
+
+// A file that took the place of a closed stream would hold what is written to that.
+TEST(CommandLine, ClosedStreamsReachNoFile) {
+  const Workshop& workshop = Workshop::get();
+  const ScratchFolder scratch;
+  Invocation train = workshop.train(scratch / "run");
+  train.closed = {0, 2};
+  EXPECT_EQ(moray(train).status, 0);
+  EXPECT_EQ(weights_of(scratch / "run"), weights_of(workshop.trained()));
+  EXPECT_EQ(metrics_of(scratch / "run"), metrics_of(workshop.trained()));
+}
+
+TEST(CommandLine, LogitBiasIsReadWhole) {
+  for (const char* bias : {"=100", "5000000000=100", "77=1e400", "77=", "77", "x=1", "77=1x", "399=nan"})
+    expect_refusal(
+        moray({"generate", "--model", Workshop::get().trained(), "--prompt", "moray", "--logit-bias", bias}),
+        {"logit"});
+  expect_refusal(moray({"generate", "--model", Workshop::get().trained(), "--prompt", "moray", "--logit-bias",
+                        "99999=5"}),
+                 {"99999"});
+  expect_refusal(moray({"generate", "--model", Workshop::get().trained(), "--prompt", "moray", "--logit-bias",
+                        "7=1e300"}),
+                 {"infinite"});
+}
+
 }  // namespace
 }  // namespace moray::test
