@@ -48,12 +48,6 @@ std::vector<fs::path> entries_of(const fs::path& folder) {
   return entries;
 }
 
-void create_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) fail("{}: cannot create folder: {}", folder.string(), error.message());
-}
-
 // A new parent's own name must be durable too.
 void create_parent(const fs::path& parent) {
   std::error_code ignored;

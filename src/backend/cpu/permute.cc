@@ -77,8 +77,44 @@ void combine_rows(Exec& exec, const Tensor& y_RD, const Tensor& gates_TK, const 
   });
 }
 
+// Bytes of a row as they are, whatever the type.
+template <bool kStreamed>
+void copy_row(const std::byte* from, std::byte* to, size_t bytes) {
+  const hn::ScalableTag<uint8_t> d;
+  const auto *in = reinterpret_cast<const uint8_t*>(from);
+  auto* out = reinterpret_cast<uint8_t*>(to);
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= bytes; i += hn::Lanes(d))
+    if constexpr (kStreamed)
+      hn::Stream(hn::LoadU(d, in + i), d, out + i);
+    else
+      hn::StoreU(hn::LoadU(d, in + i), d, out + i);
+  std::memcpy(out + i, in + i, bytes - i);
+}
+
+template <bool kStreamed>
+void gather_rows_of(Exec& exec, const Tensor& x_TD, const Tensor& token_R, const Tensor& x_RD) {
+  const size_t bytes = static_cast<size_t>(x_TD.extent(1)) * dtype_bytes(x_TD.dtype());
+  const int32_t* token = token_R.data<int32_t>();
+  exec.pool->for_ranges(x_RD.extent(0), rows_per_piece(x_TD.extent(1)), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r)
+      copy_row<kStreamed>(x_TD.raw() + static_cast<size_t>(token[r]) * bytes,
+                          x_RD.raw() + static_cast<size_t>(r) * bytes, bytes);
+    hwy::FlushStream();
+  });
+}
+
+void gather_rows(Exec& exec, const Tensor& x_TD, const Tensor& token_R, const Tensor& x_RD) {
+  MORAY_CHECK(x_TD.dtype() == x_RD.dtype());
+  if (beyond_caches(x_RD))
+    gather_rows_of<true>(exec, x_TD, token_R, x_RD);
+  else
+    gather_rows_of<false>(exec, x_TD, token_R, x_RD);
+}
+
 PermuteKernels kernel_table() {
   PermuteKernels table;
+  table.gather_rows = gather_rows;
   table.combine_rows = combine_rows;
   return table;
 }
@@ -151,17 +187,6 @@ void plan(Exec& exec, const Tensor& ids_TK, DispatchPlan& plan) {
   });
 }
 
-void gather_rows(Exec& exec, const Tensor& x_TD, const Tensor& token_R, const Tensor& x_RD) {
-  MORAY_CHECK(x_TD.dtype() == x_RD.dtype());
-  const size_t bytes = static_cast<size_t>(x_TD.extent(1)) * dtype_bytes(x_TD.dtype());
-  const int32_t* token = token_R.data<int32_t>();
-  exec.pool->for_ranges(x_RD.extent(0), rows_per_piece(x_TD.extent(1)), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r)
-      std::memcpy(x_RD.raw() + static_cast<size_t>(r) * bytes,
-                  x_TD.raw() + static_cast<size_t>(token[r]) * bytes, bytes);
-  });
-}
-
 void gather_values(Exec& exec, const Tensor& values_tensor, const Tensor& index_R, const Tensor& out_R) {
   const float* values = values_tensor.data<float>();
   const int32_t* index = index_R.data<int32_t>();
@@ -174,8 +199,8 @@ void gather_values(Exec& exec, const Tensor& values_tensor, const Tensor& index_
 }  // namespace
 
 void register_permute() {
-  kernels<PermuteKernels>(Device::cpu) = {plan, gather_rows, dispatched<&PermuteKernels::combine_rows, table>,
-                                          gather_values};
+  kernels<PermuteKernels>(Device::cpu) = {plan, dispatched<&PermuteKernels::gather_rows, table>,
+                                          dispatched<&PermuteKernels::combine_rows, table>, gather_values};
 }
 
 }  // namespace moray::cpu
