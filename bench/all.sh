@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Every bench in one call; raw output with command, machine, date and load to docs/results/bench-NAME.txt. About seven
-# minutes on two cores. A bench that fails or takes too long is told of and does not stop the others.
+# Every bench in one call; raw output with command, machine, date and load to docs/results/bench-NAME.txt. About eight
+# minutes on two cores. A bench that fails or takes too long is told of, leaves its file as it was and does not stop the others.
 #
 # usage: bench/all.sh [BUILD_FOLDER] [NAME...]    names as below; default all. Environment: THREADS (default: all
 #        cores), RESULTS (docs/results), PYTHON (with torch), DISK (folder on the disk to measure: build folder)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
+[[ ${1:-} != -* ]] || { sed -n 's/^# \{0,1\}//; 2,6p' "$0"; exit; }
 BUILD=${1:-build/release}
 shift || true
+[[ -d $BUILD/bin ]] || { printf 'bench: no folder %s/bin: build first\n' "$BUILD" >&2; exit 1; }
 THREADS=${THREADS:-$(nproc)}
 RESULTS=${RESULTS:-docs/results}
 DISK=${DISK:-$BUILD}
@@ -35,8 +37,11 @@ run() {
     exit "$status"
   } | tee "$RESULTS/.$name.tmp"
   status=${PIPESTATUS[0]}
-  mv "$RESULTS/.$name.tmp" "$RESULTS/bench-$name.txt"
-  [[ $status == 0 ]] || failed=$((failed + 1))
+  if [[ $status == 0 ]]; then
+    mv "$RESULTS/.$name.tmp" "$RESULTS/bench-$name.txt"
+  else
+    failed=$((failed + 1))
+  fi
   printf '== %s: %d s\n\n' "$name" $((SECONDS - started))
 }
 
@@ -56,7 +61,7 @@ run limits 60 "$BUILD/bin/moray" bench limits --threads "$THREADS"
 if [[ -z ${OPENBLAS_CORETYPE:-} ]] && grep -qw avx512bw /proc/cpuinfo; then export OPENBLAS_CORETYPE=SkylakeX; fi
 run matmul 120 "$BUILD/bin/matmul_bench" "$THREADS"
 run attention 60 "$BUILD/bin/attention_bench" "$THREADS"
-run rows 60 "$BUILD/bin/rows_bench" "$THREADS"
+run rows 180 "$BUILD/bin/rows_bench" "$THREADS"
 run cross_entropy 30 "$BUILD/bin/cross_entropy_bench" "$THREADS"
 run tokenizer 60 "$BUILD/bin/tokenizer_bench" "$TEXT"
 run data 60 "$BUILD/bin/data_bench" "$TEXT" "$THREADS"
