@@ -54,6 +54,18 @@ int64_t weight_bytes(const std::string& config_json, const Bytes& bytes, bool of
   return sum;
 }
 
+// What one token passes of the main model, by the tensors' names: of the routed experts as many as it chooses.
+int64_t active_parameters(const std::string& config_json) {
+  json config = json::parse(config_json);
+  config["num_nextn_predict_layers"] = 0;
+  config.erase("quantization_config");
+  int64_t routed = 0, rest = 0;
+  for (const PublishedTensor& tensor : published_tensors(config.dump()))
+    (tensor.name.find(".mlp.experts.") != std::string::npos ? routed : rest) += tensor.elements();
+  return rest +
+         routed / config["n_routed_experts"].get<int64_t>() * config["num_experts_per_tok"].get<int64_t>();
+}
+
 const json& need(const json& summary, const std::string& weights, int64_t context, const std::string& cache) {
   for (const json& each : summary["serving"]["needs"])
     if (each["weights"] == weights && each["context_tokens"] == context && each["cache"] == cache)
@@ -104,6 +116,7 @@ TEST_P(InspectFamily, CountsWhatIsPublished) {
   const json& model = summary["model"];
   EXPECT_NEAR(model["parameters"].get<double>() / 1e9, expected.total, expected.total * 0.003);
   EXPECT_NEAR(model["parameters_active"].get<double>() / 1e9, expected.active, expected.active * 0.005);
+  EXPECT_EQ(model["parameters_active"].get<int64_t>(), active_parameters(config));
   EXPECT_NEAR(model["parameters_mtp"].get<double>() / 1e9, expected.mtp, 0.05);
   int64_t stored = 0, listed = 0;
   for (const auto& [dtype, entry] : summary["weights"]["by_dtype"].items())
