@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/narrow_float.h"
+#include "ops/tensor_core.h"
 
 namespace moray::tensor_core_cases {
 
@@ -91,8 +92,33 @@ inline Case draw(size_t kind, int n) {
   return drawn_case;
 }
 
-inline float decode(uint8_t code, Format format) {
-  return format == Format::e4m3 ? to_float(e4m3{code}) : to_float(e5m2{code});
+inline std::vector<float> decoded(const std::vector<uint8_t>& codes, Format format) {
+  std::vector<float> values;
+  for (uint8_t code : codes) values.push_back(format == Format::e4m3 ? to_float(e4m3{code}) : to_float(e5m2{code}));
+  return values;
 }
+
+inline int least_exponent(Format format) {
+  return format == Format::e4m3 ? kLeastExponent<e4m3> : kLeastExponent<e5m2>;
+}
+
+// The model's sums of a case: (row, column) of [64, 8].
+class ModelSums {
+ public:
+  ModelSums(const Kind& kind, const Case& drawn)
+      : kind_(kind), drawn_(drawn), a_(decoded(drawn.a, kind.a.format)), b_(decoded(drawn.b, kind.b.format)) {}
+
+  float at(int row, int column, int bits = 14) const {
+    TensorCoreSum sum({bits, false, 0}, least_exponent(kind_.a.format), least_exponent(kind_.b.format),
+                      drawn_.sums[static_cast<size_t>(row * kColumns + column)]);
+    sum.add(a_.data() + row * kind_.k, b_.data() + column * kind_.k, kind_.k);
+    return sum.value();
+  }
+
+ private:
+  const Kind& kind_;
+  const Case& drawn_;
+  std::vector<float> a_, b_;
+};
 
 }  // namespace moray::tensor_core_cases

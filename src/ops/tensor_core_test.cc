@@ -89,26 +89,15 @@ TEST(TensorCore, EnoughBitsAreExact) {
 TEST(TensorCore, AddsAsAnH100Does) {
   std::istringstream golden(
       read_file(std::filesystem::path(MORAY_SOURCE_DIR) / "tests/golden/tensor_core/h100.txt"));
-  const auto decoded = [](const std::vector<uint8_t>& codes, tensor_core_cases::Format format) {
-    std::vector<float> values;
-    for (uint8_t code : codes) values.push_back(tensor_core_cases::decode(code, format));
-    return values;
-  };
-  const auto least_exponent = [](tensor_core_cases::Format format) {
-    return format == tensor_core_cases::Format::e4m3 ? kLeastExponent<e4m3> : kLeastExponent<e5m2>;
-  };
   for (size_t n = 0; n < tensor_core_cases::kinds().size(); ++n) {
     const auto& kind = tensor_core_cases::kinds()[n];
     const auto drawn = tensor_core_cases::draw(n, 0);
-    const std::vector<float> a = decoded(drawn.a, kind.a.format), b = decoded(drawn.b, kind.b.format);
+    const tensor_core_cases::ModelSums model(kind, drawn);
     for (int row = 0; row < tensor_core_cases::kRows; ++row) {
-      const int column = row % tensor_core_cases::kColumns;
-      TensorCoreSum sum({14, false, 0}, least_exponent(kind.a.format), least_exponent(kind.b.format),
-                        drawn.sums[static_cast<size_t>(row * tensor_core_cases::kColumns + column)]);
-      sum.add(a.data() + row * kind.k, b.data() + column * kind.k, kind.k);
       uint32_t bits = 0;
       ASSERT_TRUE(golden >> std::hex >> bits);
-      EXPECT_EQ(sum.value(), std::bit_cast<float>(bits)) << kind.name << ", row " << row;
+      EXPECT_EQ(model.at(row, row % tensor_core_cases::kColumns), std::bit_cast<float>(bits))
+          << kind.name << ", row " << row;
     }
   }
 }

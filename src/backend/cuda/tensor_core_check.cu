@@ -8,20 +8,17 @@
 // scripts/hopper_check.sh builds and runs it.
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
-#include "ops/tensor_core.h"
 #include "ops/tensor_core_cases.h"
 
 namespace {
 
 using namespace moray::tensor_core_cases;
-using moray::kLeastExponent;
 
 constexpr int kStep = 32;  // K of one wgmma
 
@@ -38,10 +35,16 @@ __device__ uint64_t descriptor(const void* shared) {
   return (address & 0x3ffff) >> 4 | uint64_t{128 >> 4} << 16 | uint64_t{256 >> 4} << 32;
 }
 
-#define MORAY_WGMMA(TYPES)                                                                         \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n8k32.f32." TYPES " {%0, %1, %2, %3}, %4, %5, 1, 1, 1;" \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                    \
-               : "l"(descriptor(a_shared)), "l"(descriptor(b_shared)))
+// One wgmma, waited for.
+#define MORAY_WGMMA(TYPES)                                                                          \
+  asm volatile(                                                                                     \
+      "wgmma.fence.sync.aligned;\n"                                                                 \
+      "wgmma.mma_async.sync.aligned.m64n8k32.f32." TYPES " {%0, %1, %2, %3}, %4, %5, 1, 1, 1;\n"     \
+      "wgmma.commit_group.sync.aligned;\n"                                                          \
+      "wgmma.wait_group.sync.aligned 0;"                                                            \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                              \
+      : "l"(descriptor(a_shared)), "l"(descriptor(b_shared))                                        \
+      : "memory")
 
 // c[64][8] += a[64][k] · b[8][k]ᵀ, one block of 128 threads a case.
 __global__ void multiply(const uint8_t* a, const uint8_t* b, float* c, int k, Format a_format,
@@ -61,7 +64,6 @@ __global__ void multiply(const uint8_t* a, const uint8_t* b, float* c, int k, Fo
       b_shared[place(i / kStep, i % kStep)] = b[i / kStep * k + first + i % kStep];
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncthreads();
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
     if (a_format == Format::e4m3 && b_format == Format::e4m3)
       MORAY_WGMMA("e4m3.e4m3");
     else if (a_format == Format::e5m2 && b_format == Format::e4m3)
@@ -70,14 +72,9 @@ __global__ void multiply(const uint8_t* a, const uint8_t* b, float* c, int k, Fo
       MORAY_WGMMA("e4m3.e5m2");
     else
       MORAY_WGMMA("e5m2.e5m2");
-    asm volatile("wgmma.commit_group.sync.aligned;\n wgmma.wait_group.sync.aligned 0;" ::: "memory");
     __syncthreads();
   }
   for (int i = 0; i < 4; ++i) c[(row + i / 2 * 8) * kColumns + column + i % 2] = d[i];
-}
-
-int least_exponent(Format format) {
-  return format == Format::e4m3 ? kLeastExponent<moray::e4m3> : kLeastExponent<moray::e5m2>;
 }
 
 // On the GPU: the cases' sums, [cases, 64, 8].
@@ -107,22 +104,11 @@ std::vector<float> multiply_all(const Kind& kind, const std::vector<Case>& cases
   return sums;
 }
 
-std::vector<float> decoded(const std::vector<uint8_t>& codes, Format format) {
-  std::vector<float> values(codes.size());
-  std::transform(codes.begin(), codes.end(), values.begin(), [=](uint8_t code) { return decode(code, format); });
-  return values;
-}
-
 // How many of a case's sums are not the model's.
 int differences(const Kind& kind, const Case& drawn, const float* sums, int bits) {
-  const std::vector<float> a = decoded(drawn.a, kind.a.format), b = decoded(drawn.b, kind.b.format);
+  const ModelSums model(kind, drawn);
   int differ = 0;
-  for (int i = 0; i < kRows * kColumns; ++i) {
-    moray::TensorCoreSum sum({bits, false, 0}, least_exponent(kind.a.format), least_exponent(kind.b.format),
-                             drawn.sums[static_cast<size_t>(i)]);
-    sum.add(a.data() + i / kColumns * kind.k, b.data() + i % kColumns * kind.k, kind.k);
-    differ += sum.value() != sums[i];
-  }
+  for (int i = 0; i < kRows * kColumns; ++i) differ += model.at(i / kColumns, i % kColumns, bits) != sums[i];
   return differ;
 }
 
