@@ -98,6 +98,7 @@ void run_int_panels(Exec& exec, std::span<const WeightProduct> products) {
       tasks.push_back(task);
     }
   }
+  if (tasks.empty()) return;
   const IntPanelsKernel run = kernel();
   exec.pool->for_each(static_cast<int64_t>(tasks.size()),
                       [&](int64_t index, int) { run(tasks[static_cast<size_t>(index)]); });

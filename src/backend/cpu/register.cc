@@ -2,6 +2,7 @@
 
 #include <hwy/targets.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <string_view>
 
@@ -12,7 +13,10 @@ namespace moray::cpu {
 
 namespace {
 
-// What the machine has, whatever is forced at the moment.
+std::atomic<int64_t> forced_targets = 0;
+
+// What the machine has, whatever is forced at the moment. Asked for once: Highway asks the processor each time, and
+// a virtual machine's host answers, in tens of microseconds.
 int64_t machine_targets() {
   static const int64_t targets = hwy::SupportedTargets();
   return targets;
@@ -29,7 +33,8 @@ void restrict_to_environment() {
 }  // namespace
 
 const char* simd_name() {
-  return (hwy::SupportedTargets() & HWY_AVX3) != 0 ? "avx512" : "avx2";
+  const int64_t forced = forced_targets;
+  return ((forced != 0 ? forced : machine_targets()) & HWY_AVX3) != 0 ? "avx512" : "avx2";
 }
 
 bool force_simd(const char* name) {
@@ -38,6 +43,7 @@ bool force_simd(const char* name) {
   if ((machine_targets() & target) == 0) return false;
   hwy::SetSupportedTargetsForTest(target);
   hwy::GetChosenTarget().Update(target);
+  forced_targets = target;
   return true;
 }
 
