@@ -44,7 +44,7 @@ compare() {
   json=$("$moray" numerics compare "$folder/$baseline" "$folder/$run" ${floor:+"$folder/$floor"} --html "$folder/$run.html" --json)
   kept=$("$moray" inspect "$folder/$run/recipe.toml" --memory --json | number all_bytes)
   grep -q 'moments = "bf16"' "$folder/$run/recipe.toml" && moments=4
-  printf '%-32s %-18s %9.4f%% %9.4f%% %+9.4f%% %12.2f %8d\n' "$run" "$baseline" \
+  printf '%-38s %-18s %9.4f%% %9.4f%% %+9.4f%% %12.2f %8d\n' "$run" "$baseline" \
     "$(number greatest <<<"$json" | awk '{ print 100 * $1 }')" "$(number rms <<<"$json" | awk '{ print 100 * $1 }')" \
     "$(number mean <<<"$json" | awk '{ print 100 * $1 }')" "$(awk -v b="$kept" 'BEGIN { print b / 1e6 }')" "$moments"
 }
@@ -67,7 +67,7 @@ if [[ $part == ablation ]]; then
 fi
 
 {
-  printf '%-32s %-18s %10s %10s %10s %12s %8s\n' run against 'greatest' RMS mean 'kept, MB' moments
+  printf '%-38s %-18s %10s %10s %10s %12s %8s\n' run against 'greatest' RMS mean 'kept, MB' moments
   compare bf16-perturbed bf16
   compare fp8 bf16 bf16-perturbed
   if [[ $part == ablation ]]; then
