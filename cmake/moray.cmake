@@ -1,6 +1,7 @@
 # One target a folder: moray_folder(name DEPS ...) compiles every .cc of the folder into moray_<name>, and every
 # x_test.cc into one test program <name>_test. Test suites whose names begin with Long run in a ctest test of their
-# own, labelled long, which `make test` leaves out.
+# own, labelled long, which `make test` leaves out. A suite whose name begins with Needs is one test that a machine may
+# lack something for: it is a ctest test too, so that ctest's summary says when it was skipped.
 
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
@@ -62,17 +63,29 @@ function(moray_folder name)
   endif()
 endfunction()
 
-# The gtest programs of a folder as ctest tests: `name`, and `name`_long where a source in ARGN has Long suites.
+# The gtest programs of a folder as ctest tests: `name`, `name`_long where a source in ARGN has Long suites, and
+# `name`_NeedsX for each suite NeedsX.
 function(moray_register_tests name)
-  add_test(NAME ${name}${moray_test_suffix} COMMAND ${name}_test --gtest_brief=1 --gtest_filter=-Long*:*/Long*)
-  set_tests_properties(${name}${moray_test_suffix} PROPERTIES TIMEOUT 2400)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
+  set(run ${name}_test --gtest_brief=1)
+  add_test(NAME ${name}${moray_test_suffix} COMMAND ${run} --gtest_filter=-Long*:*/Long*:Needs*)
+  set_tests_properties(${name}${moray_test_suffix} PROPERTIES TIMEOUT 2400)
+  set(has_long FALSE)
   foreach(file ${ARGN})
-    file(STRINGS ${file} long_suites REGEX "^(TYPED_)?TEST(_F|_P)?\\(Long")
-    if(long_suites)
-      add_test(NAME ${name}_long${moray_test_suffix} COMMAND ${name}_test --gtest_brief=1 --gtest_filter=Long*:*/Long*)
-      set_tests_properties(${name}_long${moray_test_suffix} PROPERTIES LABELS long TIMEOUT 7200)
-      return()
-    endif()
+    file(STRINGS ${file} special REGEX "^(TYPED_)?TEST(_F|_P)?\\((Long|Needs)")
+    foreach(line ${special})
+      string(REGEX REPLACE "^[A-Z_]+\\(([A-Za-z0-9]+).*" "\\1" suite ${line})
+      if(suite MATCHES "^Long")
+        set(has_long TRUE)
+      else()
+        add_test(NAME ${name}_${suite}${moray_test_suffix} COMMAND ${run} --gtest_filter=${suite}.*)
+        set_tests_properties(${name}_${suite}${moray_test_suffix} PROPERTIES
+          TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+      endif()
+    endforeach()
   endforeach()
+  if(has_long)
+    add_test(NAME ${name}_long${moray_test_suffix} COMMAND ${run} --gtest_filter=Long*:*/Long*)
+    set_tests_properties(${name}_long${moray_test_suffix} PROPERTIES LABELS long TIMEOUT 7200)
+  endif()
 endfunction()

@@ -323,7 +323,7 @@ TEST(FullDisk, AFileSizeLimitLeavesTheLastCheckpoint) {
   expect_intact_after(run, more);
 }
 
-TEST(FullDisk, ASmallFileSystemLeavesTheLastCheckpoint) {
+TEST(NeedsMounting, ASmallFileSystemLeavesTheLastCheckpoint) {
   const ScratchFolder scratch;
   const fs::path disk = scratch / "disk";
   fs::create_directory(disk);
