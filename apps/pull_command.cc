@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -20,32 +21,36 @@ namespace moray {
 
 namespace {
 
-constexpr const char* kSafetensorsIndex = "model.safetensors.index.json";
+// The shard of each tensor by the repository's index, where it has one.
+std::optional<std::map<std::string, std::string>> indexed_tensors(const fs::path& originals) {
+  const fs::path path = originals / "model.safetensors.index.json";
+  if (!fs::exists(path)) return std::nullopt;
+  std::map<std::string, std::string> shard_of;
+  const nlohmann::json index = parse_json(read_file(path), path.string());
+  for (const auto& [name, shard] : json_object(index, "weight_map", path.string()).items()) {
+    if (!shard.is_string()) fail("{}: the shard of '{}' is not a string", path.string(), name);
+    shard_of[name] = shard.get<std::string>();
+  }
+  return shard_of;
+}
 
 // Where FP8 weights and their scales lie in different shards, both are needed.
 std::vector<std::string> shards_for(const fs::path& originals, const std::string& shard) {
   std::set<std::string> needed = {shard};
-  const fs::path path = originals / kSafetensorsIndex;
-  if (fs::exists(path)) {
-    const nlohmann::json index = parse_json(read_file(path), path.string());
-    const nlohmann::json& shard_of = json_object(index, "weight_map", path.string());
-    for (const auto& [name, holder] : shard_of.items()) {
-      if (!holder.is_string()) fail("{}: the shard of '{}' is not a string", path.string(), name);
-      const auto scale = shard_of.find(fp8_scale_name(name));
-      if (holder == shard && scale != shard_of.end() && scale->is_string()) needed.insert(scale->get<std::string>());
+  if (const auto shard_of = indexed_tensors(originals))
+    for (const auto& [name, holder] : *shard_of) {
+      const auto scale = shard_of->find(fp8_scale_name(name));
+      if (holder == shard && scale != shard_of->end()) needed.insert(scale->second);
     }
-  }
   return {needed.begin(), needed.end()};
 }
 
 // Those that the repository's index names, where it has one.
 std::vector<std::string> indexed_shards(const fs::path& originals, const std::vector<std::string>& shards) {
-  const fs::path path = originals / kSafetensorsIndex;
-  if (!fs::exists(path)) return shards;
-  const nlohmann::json index = parse_json(read_file(path), path.string());
+  const auto shard_of = indexed_tensors(originals);
+  if (!shard_of) return shards;
   std::set<std::string> named;
-  for (const auto& [name, holder] : json_object(index, "weight_map", path.string()).items())
-    if (holder.is_string()) named.insert(holder.get<std::string>());
+  for (const auto& [name, shard] : *shard_of) named.insert(shard);
   std::vector<std::string> list;
   std::ranges::copy_if(shards, std::back_inserter(list), [&](const std::string& name) { return named.contains(name); });
   return list;
