@@ -81,6 +81,7 @@ struct StepFigures {
   int threads = 1;
   double tokens_per_second = 0, flops_per_token = 0, fma_peak = 0;
   double one_thread_tokens_per_second = 0;  // 0: not measured
+  Noise noise;
 
   double gflops() const { return tokens_per_second * flops_per_token / 1e9; }
 };
@@ -95,7 +96,7 @@ void print_text(const StepFigures& figures, const std::string& table) {
     fmt::print("one thread: {:.0f} tokens/s; {} threads are {:.2f} times as fast\n",
                figures.one_thread_tokens_per_second, figures.threads,
                figures.tokens_per_second / figures.one_thread_tokens_per_second);
-  fmt::print("{}", table);
+  fmt::print("noise: {}\n{}", figures.noise.to_string(), table);
 }
 
 void print_json(const StepFigures& figures, const std::string& table) {
@@ -108,11 +109,18 @@ void print_json(const StepFigures& figures, const std::string& table) {
                                  {"simd", simd_name()}};
   if (figures.one_thread_tokens_per_second > 0)
     json["one_thread_tokens_per_second"] = figures.one_thread_tokens_per_second;
+  add_noise(json, figures.noise);
   fmt::print("{}\n", json.dump());
   fmt::print(stderr, "{}", table);
 }
 
 }  // namespace
+
+void add_noise(nlohmann::ordered_json& json, const Noise& noise) {
+  json["load_average"] = noise.load_average;
+  json["other_processes"] = noise.others;
+  json["steal"] = noise.steal;
+}
 
 int run_bench_limits(const BenchLimitsOptions& options) {
   const Limits limits = measure_limits(resolve_threads(options.threads));
@@ -129,16 +137,14 @@ int run_bench_limits(const BenchLimitsOptions& options) {
                        {"unit", figure.unit},
                        {"one_thread", rate(figure.one)},
                        {"all_threads", rate(figure.all)}});
-  const nlohmann::ordered_json all = {{"machine", machine_name()},
+  nlohmann::ordered_json all = {{"machine", machine_name()},
                                       {"threads", limits.threads},
                                       {"l1_bytes", limits.caches.l1_bytes},
                                       {"l2_bytes", limits.caches.l2_bytes},
                                       {"l3_bytes", limits.caches.l3_bytes},
                                       {"figures", figures},
-                                      {"spread", limits.spread},
-                                      {"load_average", limits.noise.load_average},
-                                      {"other_processes", limits.noise.others},
-                                      {"steal", limits.noise.steal}};
+                                      {"spread", limits.spread}};
+  add_noise(all, limits.noise);
   fmt::print("{}\n", all.dump());
   return 0;
 }
@@ -147,6 +153,7 @@ int run_bench_step(const BenchStepOptions& options) {
   Config config = Config::read(options.recipe);
   for (const std::string& assignment : options.assignments) config.set(assignment);
   const Recipe recipe = Recipe::from_config(config);
+  const NoiseProbe noise;
   StepBench bench(recipe, resolve_threads(options.threads));
   std::optional<StepBench> alone;
   if (options.scaling) alone.emplace(recipe, 1);
@@ -160,6 +167,7 @@ int run_bench_step(const BenchStepOptions& options) {
   figures.flops_per_token = flops_a_token(recipe.model, recipe.train.sequence_length);
   figures.fma_peak = fma_peak_gflops(simd_name(), bench.threads());
   if (alone) figures.one_thread_tokens_per_second = alone->best_rate();
+  figures.noise = noise.noise();
   const std::string table = options.table ? bench.table() : "";
   if (options.json)
     print_json(figures, table);

@@ -1,10 +1,16 @@
 // moray bench: how fast this machine is, and how fast it trains a recipe's model.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
+#include "bench/noise.h"
+
 namespace moray {
+
+// How noisy the machine was, at the end of a bench's JSON object.
+void add_noise(nlohmann::ordered_json& json, const Noise&);
 
 struct BenchLimitsOptions {
   int threads = 0;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "apps/bench_command.h"
 #include "apps/model_argument.h"
 #include "backend/simd.h"
 #include "base/random.h"
@@ -113,6 +114,7 @@ int run_bench_make_model(const BenchMakeModelOptions& options) {
 
 int run_bench_load(const BenchLoadOptions& options) {
   const fs::path folder = resolve_model_folder(options.model);
+  const NoiseProbe noise;
   double bytes = 0;
   std::array<double, 2> best = {1e30, 1e30};  // fresh, packed
   const size_t ways = options.packed ? 2 : 1;
@@ -121,18 +123,29 @@ int run_bench_load(const BenchLoadOptions& options) {
       const double seconds = seconds_to_first_token(folder, options.threads, way == 1, bytes);
       if (round > 0) best[way] = std::min(best[way], seconds);
     }
+  const int threads = resolve_threads(options.threads);
+  BandwidthProbe probe(threads, int64_t{256} << 20);
+  const double limit = bandwidth_limit(probe, Moves::elsewhere, threads) * 1e9 / 2;  // bytes copied
   if (options.json) {
     nlohmann::ordered_json json{{"bytes", bytes}, {"fresh_seconds", best[0]}};
     if (options.packed) json["packed_seconds"] = best[1];
+    json["copied_bytes_per_second"] = limit;
+    add_noise(json, noise.noise());
     fmt::print("{}\n", json.dump());
     return 0;
   }
-  fmt::print("{:.2f} GB of weights, from the folder to the first token: {:.2f} s\n", bytes / 1e9, best[0]);
-  if (options.packed) fmt::print("from the packed file: {:.2f} s\n", best[1]);
+  const auto print = [&](const std::string& what, double seconds) {
+    fmt::print("{}: {:.2f} s, {:.1f}% of a plain copy in memory ({:.1f} GB/s)\n", what, seconds,
+               100 * bytes / seconds / limit, limit / 1e9);
+  };
+  print(fmt::format("{:.2f} GB of weights, from the folder to the first token", bytes / 1e9), best[0]);
+  if (options.packed) print("from the packed file", best[1]);
+  fmt::print("noise: {}\n", noise.noise().to_string());
   return 0;
 }
 
 int run_bench_decode(const BenchServeOptions& options) {
+  const NoiseProbe noise;
   const deepseek::ModelConfig config = model_of(options);
   const DType dtype = weight_dtype(options.format);
   Workplace workplace(options.threads);
@@ -160,11 +173,12 @@ int run_bench_decode(const BenchServeOptions& options) {
                     {"ratio", weights / median / limit}});
   }
   if (options.json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"format", options.format},
-                                              {"weight_bytes_a_token", weights},
-                                              {"threads", workplace.pool.threads()},
-                                              {"decode", rows}}
-                           .dump());
+    nlohmann::ordered_json json{{"format", options.format},
+                                {"weight_bytes_a_token", weights},
+                                {"threads", workplace.pool.threads()},
+                                {"decode", rows}};
+    add_noise(json, noise.noise());
+    fmt::print("{}\n", json.dump());
     return 0;
   }
   fmt::print("{} weights, {:.1f} MB read a token, {} threads, {}\n", options.format, weights / 1e6,
@@ -174,10 +188,12 @@ int run_bench_decode(const BenchServeOptions& options) {
                row["context"].get<int64_t>(), row["tokens_per_second"].get<double>(),
                row["weight_gb_per_second"].get<double>(), 100 * row["ratio"].get<double>(),
                row["read_limit_gb_per_second"].get<double>());
+  fmt::print("noise: {}\n", noise.noise().to_string());
   return 0;
 }
 
 int run_bench_prefill(const BenchServeOptions& options) {
+  const NoiseProbe noise;
   const deepseek::ModelConfig config = model_of(options);
   Workplace workplace(options.threads);
   ServedModel served = random_model(workplace.exec, config, weight_dtype(options.format));
@@ -191,18 +207,20 @@ int run_bench_prefill(const BenchServeOptions& options) {
   const double gflops = prompt_flops(config, static_cast<double>(options.prompt_tokens)) / best / 1e9;
   const double peak = fma_peak_gflops(simd_name(), workplace.pool.threads());
   const double rate = static_cast<double>(options.prompt_tokens) / best;
-  if (options.json)
-    fmt::print("{}\n", nlohmann::ordered_json{{"format", options.format},
-                                              {"tokens_per_second", rate},
-                                              {"gflops", gflops},
-                                              {"fma_peak_gflops", peak},
-                                              {"ratio", gflops / peak}}
-                           .dump());
-  else
-    fmt::print("{} weights, {} tokens: {:.1f} tokens/s, {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f}, "
-               "{}, {} threads)\n",
-               options.format, options.prompt_tokens, rate, gflops, 100 * gflops / peak, peak, simd_name(),
-               workplace.pool.threads());
+  if (options.json) {
+    nlohmann::ordered_json json{{"format", options.format},
+                                {"tokens_per_second", rate},
+                                {"gflops", gflops},
+                                {"fma_peak_gflops", peak},
+                                {"ratio", gflops / peak}};
+    add_noise(json, noise.noise());
+    fmt::print("{}\n", json.dump());
+    return 0;
+  }
+  fmt::print("{} weights, {} tokens: {:.1f} tokens/s, {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f}, "
+             "{}, {} threads)\nnoise: {}\n",
+             options.format, options.prompt_tokens, rate, gflops, 100 * gflops / peak, peak, simd_name(),
+             workplace.pool.threads(), noise.noise().to_string());
   return 0;
 }
 
