@@ -5,8 +5,10 @@
 
 #include <cstring>
 
+#include "backend/cpu/register.h"
 #include "base/random.h"
 #include "ops/tolerances.h"
+#include "ops/weight_cases.h"
 #include "tests/support/workbench.h"
 
 namespace moray {
@@ -100,6 +102,52 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MlaDecode,
                                          DecodeCase{{3, 20, 10, 12, 0.15}, 72, 257},
                                          DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16},
                                          DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16, true}));
+
+struct AbsorbCase {
+  MlaShape shape;
+  int64_t latent, tokens;
+  DType weight;
+};
+
+void PrintTo(const AbsorbCase& c, std::ostream* os) {
+  *os << c.shape.heads << " heads of " << c.shape.qk_nope_head_dim << "+" << c.shape.v_head_dim << ", latents of "
+      << c.latent << ", " << c.tokens << " tokens, " << dtype_name(c.weight);
+}
+
+class MlaAbsorb : public testing::TestWithParam<AbsorbCase> {};
+
+TEST_P(MlaAbsorb, HasTheReferencesBitsOnEveryInstructionSet) {
+  const AbsorbCase& c = GetParam();
+  const OpCase absorbed = [&](Workbench& bench) {
+    const StoredWeight kv_b = weight_of({c.weight, c.tokens, c.latent, c.shape.kv_width()}, bench);
+    const Tensor q_latent = bench.empty({c.tokens, c.shape.heads * c.latent});
+    mla_absorb(bench.exec, bench.normal("q", {c.tokens, c.shape.q_width()}), kv_b, c.shape, q_latent);
+    return NamedOutputs{{"q_latent", q_latent}};
+  };
+  const std::string before = cpu::simd_name();
+  for (const char* simd : {"avx2", "avx512"})
+    if (cpu::force_simd(simd)) {
+      SCOPED_TRACE(simd);
+      expect_reference_bits(absorbed);
+      expect_same_bits_on_threads(absorbed);
+    }
+  cpu::force_simd(before.c_str());
+}
+
+std::vector<AbsorbCase> absorb_cases() {
+  std::vector<AbsorbCase> cases;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3, DType::i8, DType::u8}) {
+    const int64_t ragged = dtype == DType::u8 ? 160 : 141;  // rows of 4 bits are whole groups of 32
+    cases.insert(cases.end(), {{{2, 128, 64, 128}, 512, 1, dtype},
+                               {{20, 130, 6, 8}, ragged, 2, dtype},  // two blocks of a sum, 2 rows left over
+                               {{3, 21, 10, 12}, 2 * ragged, 9, dtype},
+                               {{1, 3, 2, 5}, 32, 4, dtype}});
+    if (dtype != DType::u8) cases.push_back({{5, 9, 2, 4}, 7, 1, dtype});
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, MlaAbsorb, testing::ValuesIn(absorb_cases()));
 
 // The two forms are one function: absorbed attention, times the value half of kv_b_proj, is the last row of
 // expanded attention over keys and values rebuilt from the same latents.

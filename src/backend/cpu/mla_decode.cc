@@ -1,19 +1,19 @@
 // Absorbed attention of one token: heads are what queries are in attention_forward.cc, along the vector
 // lanes; all of them share the keys.
 //
-// H heads (Hp: padded to panels), N qk_nope_head_dim, R qk_rope_head_dim, C kv_lora_rank, P positions.
+// H heads (Hp: padded to panels), R qk_rope_head_dim, C kv_lora_rank, P positions.
 #include "ops/mla_decode.h"
 
 #include "backend/cpu/attention.h"
 #include "backend/cpu/kernels_list.h"
+#include "backend/cpu/mla_absorb.h"
 #include "backend/cpu/scratch.h"
-#include "backend/cpu/weight_integers.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/mla_decode.cc"
 #include <hwy/foreach_target.h>
 // After foreach_target.h, as Highway wants it.
-#include "backend/cpu/attention_block-inl.h"
+#include "backend/cpu/attention_tile-inl.h"
 #include "backend/cpu/narrow-inl.h"
 #include "backend/cpu/vector_math.h"
 
@@ -24,87 +24,10 @@ namespace {
 constexpr int64_t kBlock = kAttentionBlock;
 constexpr int64_t kTaskColumns = 64;  // of the output, in a task: 128 bytes of each BF16 latent
 
-// `count` elements of row `row` of a weight, from `column` on, times `factor`, added to `sum`.
-HWY_INLINE void add_weight_row(const StoredWeight& w, int64_t row, int64_t column, int64_t count, float factor,
-                               float* sum) {
-  const int64_t at = row * w.inputs() + column;
-  alignas(64) float widened[kTile];
-  const auto add = [&](const auto& load) HWY_ATTR {
-    for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR {
-      lanes.store(hn::MulAdd(splat(factor), load(i, lanes), lanes.load(sum + i)), sum + i);
-    });
-  };
-  if (w.values_OI.dtype() == DType::f32) {
-    const float* values = w.values_OI.data<float>() + at;
-    add([values](int64_t i, auto lanes) HWY_ATTR { return lanes.load(values + i); });
-  } else if (w.values_OI.dtype() == DType::bf16) {
-    const bf16* values = w.values_OI.data<bf16>() + at;
-    add([values](int64_t i, auto lanes) HWY_ATTR { return lanes.load(values + i); });
-  } else if (w.is_integer()) {
-    weight_integers(w, row, column, count, widened);
-    const FloatVec scale = splat(weight_scale(w, row, column));
-    add([&widened, scale](int64_t i, auto lanes) HWY_ATTR { return hn::Mul(lanes.load(widened + i), scale); });
-  } else {
-    const auto* codes = w.values_OI.raw() + at;
-    const FloatVec scale = splat(
-        w.scales.data<float>()[(w.first_row + row) / kTile * w.scales.extent(1) + column / kTile]);
-    add([codes, scale](int64_t i, auto lanes) HWY_ATTR {
-      return hn::Mul(decode<e4m3>(load_codes<e4m3>(codes, i, lanes)), scale);
-    });
-  }
-}
-
-// A task is 128 columns (at absolute multiples) of one head.
-void absorb(Exec& exec, const Tensor& q, const StoredWeight& w, const MlaShape& shape, const Tensor& q_latent) {
-  const int64_t latent = w.inputs(), nope = shape.qk_nope_head_dim, groups = (latent + kTile - 1) / kTile;
-  exec.pool->for_each(shape.heads * groups, [&](int64_t index, int) HWY_ATTR {
-    const int64_t head = index / groups, column = index % groups * kTile;
-    const int64_t count = std::min(kTile, latent - column);
-    for (int64_t t = 0; t < q.extent(0); ++t) {
-      const float* query = q.data<float>() + t * shape.q_width() + head * (nope + shape.qk_rope_head_dim);
-      float* run = q_latent.data<float>() + (t * shape.heads + head) * latent + column;
-      std::fill_n(run, count, 0.0f);
-      for (int64_t n = 0; n < nope; n += kWidthBlock) {
-        alignas(64) float part[kTile] = {};
-        for (int64_t i = n; i < std::min(n + kWidthBlock, nope); ++i)
-          add_weight_row(w, head * (nope + shape.v_head_dim) + i, column, count, query[i], part);
-        for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR {
-          lanes.store(hn::Add(lanes.load(run + i), lanes.load(part + i)), run + i);
-        });
-      }
-    }
-  });
-}
-
-// Rows of f32 or bf16, widened.
-template <class T>
-HWY_INLINE void widen_row(const T* from, int64_t count, float* to) {
-  for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(from + i), to + i); });
-}
-
-// Columns [column, column + count) of a cached latent, widened.
-template <class T>
-HWY_INLINE void widen_latent(const CachedLatents& past, int64_t position, int64_t column, int64_t count, float* to) {
-  const int64_t latent = past.latents_PC.extent(1);
-  if constexpr (std::is_same_v<T, e4m3>) {
-    const std::byte* codes = past.latents_PC.raw() + position * latent;
-    const float* scales = past.scales_PG.data<float>() + position * past.scales_PG.extent(1);
-    for (int64_t end = column + count, tile; column < end; column += tile) {
-      tile = std::min(kTile - column % kTile, end - column);
-      const FloatVec scale = splat(scales[column / kTile]);
-      for_vectors(tile, [&](int64_t i, auto lanes) HWY_ATTR {
-        lanes.store(hn::Mul(decode<e4m3>(load_codes<e4m3>(codes + column, i, lanes)), scale), to + i);
-      });
-      to += tile;
-    }
-  } else {
-    widen_row(past.latents_PC.data<T>() + position * latent + column, count, to);
-  }
-}
-
 // What all tasks of one token share.
 struct Decode {
-  const CachedLatents& past;
+  const std::byte *latents, *ropes;  // [P, C], [P, R]
+  const float* scales;               // [P, ceil(C / 128)] of codes
   int64_t heads, heads_padded, positions, latent, rope;
   float scale;
   float* q_panels;         // heads as columns, C + R as steps
@@ -121,19 +44,84 @@ struct Decode {
 template <class T>
 using RopeOf = std::conditional_t<std::is_same_v<T, e4m3>, bf16, T>;
 
+template <class Lanes>
+HWY_INLINE FloatVec load_e4m3(const std::byte* codes, int64_t i, Lanes lanes) {
+  return decode<e4m3>(load_codes<e4m3>(codes, i, lanes));
+}
+
+// put(i, numbers, lanes) for columns column + i of [column, column + count) of a cached latent, widened; column is a
+// multiple of the lanes.
+template <class T, class Put>
+HWY_INLINE void widen_latent(const Decode& decode, int64_t position, int64_t column, int64_t count, const Put& put) {
+  const std::byte* from = decode.latents + (position * decode.latent + column) * int64_t{sizeof(T)};
+  if constexpr (std::is_same_v<T, e4m3>) {
+    const float* scales = decode.scales + position * ((decode.latent + kTile - 1) / kTile);
+    for (int64_t done = 0, tile; done < count; done += tile) {
+      tile = std::min(kTile - (column + done) % kTile, count - done);
+      const FloatVec scale = splat(scales[(column + done) / kTile]);
+      for_vectors(tile, [&](int64_t i, auto lanes) HWY_ATTR {
+        put(done + i, hn::Mul(load_e4m3(from + done, i, lanes), scale), lanes);
+      });
+    }
+  } else {
+    for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR {
+      put(i, lanes.load(reinterpret_cast<const T*>(from) + i), lanes);
+    });
+  }
+}
+
+// Columns [column, column + count) of a key, its latent and then its rotary numbers.
 template <class T>
-void score_block(const Decode& decode, int64_t block) {
+HWY_INLINE void widen_key(const Decode& decode, int64_t position, int64_t column, int64_t count, float* to) {
+  const int64_t of_latent = std::clamp(decode.latent - column, int64_t{0}, count);
+  const auto store = [&to](int64_t i, FloatVec numbers, auto lanes) HWY_ATTR { lanes.store(numbers, to + i); };
+  widen_latent<T>(decode, position, column, of_latent, store);
+  const auto* ropes = reinterpret_cast<const RopeOf<T>*>(decode.ropes) + position * decode.rope;
+  const auto* rope = ropes + std::max(column - decode.latent, int64_t{0});
+  to += of_latent;
+  for_vectors(count - of_latent, [&](int64_t i, auto lanes) HWY_ATTR { store(i, lanes.load(rope + i), lanes); });
+}
+
+// Asks for columns of a latent that will be widened soon.
+template <class T>
+HWY_INLINE void ask_for_latent(const Decode& decode, int64_t position, int64_t column, int64_t count) {
+  constexpr int64_t kLineBytes = 64;
+  const std::byte* from = decode.latents + (position * decode.latent + column) * int64_t{sizeof(T)};
+  for (int64_t line = 0; line < count * int64_t{sizeof(T)}; line += kLineBytes) hwy::Prefetch(from + line);
+}
+
+// A block's scores, some keys and steps of their width at a time, so that what is widened stays in the first cache.
+template <class T>
+void score_keys(const Decode& decode, int64_t block, float* scores) {
+  constexpr int64_t kTogether = 24;  // whole tiles of either instruction set
   static thread_local GrowingBuffer buffer;
   const int64_t keys = decode.block_keys(block), width = decode.width(), heads = decode.heads_padded;
-  float* k_rows = buffer.floats(kBlock * width);
-  for (int64_t k = 0; k < keys; ++k) {
-    const int64_t position = block * kBlock + k;
-    widen_latent<T>(decode.past, position, 0, decode.latent, k_rows + k * width);
-    widen_row(decode.past.k_rope_PR.data<RopeOf<T>>() + position * decode.rope, decode.rope,
-              k_rows + k * width + decode.latent);
+  float* rows = buffer.floats(kTogether * kWidthBlock);
+  for (int64_t first = 0; first < keys; first += kTogether) {
+    const int64_t count = std::min(kTogether, keys - first);
+    const Output to{scores + first * heads, heads, heads};
+    for (int64_t column = 0; column < width; column += kWidthBlock) {
+      const int64_t steps = std::min(kWidthBlock, width - column);
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t position = block * kBlock + first + k;
+        widen_key<T>(decode, position, column, steps, rows + k * kWidthBlock);
+        if (first + k + kTogether < keys) ask_for_latent<T>(decode, position + kTogether, column, steps);
+      }
+      const LeftOperand left{rows, kWidthBlock};
+      const RightOperand right{decode.q_panels + column * kPanel, kPanel * width};
+      if (column == 0)
+        multiply<Order::rows, Join::set>(count, left, right, steps, to);
+      else
+        multiply<Order::rows, Join::add>(count, left, right, steps, to);
+    }
   }
+}
+
+template <class T>
+void score_block(const Decode& decode, int64_t block) {
+  const int64_t keys = decode.block_keys(block), heads = decode.heads_padded;
   float* scores = decode.scores + block * kBlock * heads;
-  multiply_over_width(keys, {k_rows, width}, {decode.q_panels, kPanel * width}, width, {scores, heads, heads});
+  score_keys<T>(decode, block, scores);
   for (int64_t h = 0; h < heads; h += kVectorLanes) {
     FloatVec greatest = splat(kLowestScore);
     for (int64_t k = 0; k < keys; ++k) {
@@ -170,18 +158,22 @@ void soften_block(const Decode& decode, int64_t block, const float* greatest) {
 template <class T>
 void output_columns(const Decode& decode, int64_t column, int64_t count, const float* sums, float* o_latent) {
   static thread_local GrowingBuffer buffer;
+  constexpr int64_t kPanelStride = kPanel * kBlock;
   const int64_t stride = padded(count), heads = decode.heads_padded;
-  float* rows = buffer.floats(kBlock * stride * 2 + decode.heads * stride);
-  float *panels = rows + kBlock * stride, *run = panels + kBlock * stride;
-  std::fill_n(run, decode.heads * stride, 0.0f);
-  std::fill_n(rows, kBlock * stride, 0.0f);
+  float* panels = buffer.floats((kBlock + decode.heads) * stride);
+  float* run = panels + kBlock * stride;
+  std::fill_n(panels, (kBlock + decode.heads) * stride, 0.0f);
   for (int64_t block = 0; block < decode.blocks(); ++block) {
     const int64_t keys = decode.block_keys(block);
-    for (int64_t k = 0; k < keys; ++k)
-      widen_latent<T>(decode.past, block * kBlock + k, column, count, rows + k * stride);
-    pack_rows(rows, stride, keys, stride, kPanel * kBlock, panels);
+    for (int64_t k = 0; k < keys; ++k) {
+      const int64_t position = block * kBlock + k;
+      widen_latent<T>(decode, position, column, count, [&](int64_t i, FloatVec numbers, auto lanes) HWY_ATTR {
+        lanes.store(numbers, panels + i / kPanel * kPanelStride + k * kPanel + i % kPanel);
+      });
+      if (position + kBlock < decode.positions) ask_for_latent<T>(decode, position + kBlock, column, count);
+    }
     multiply<Order::columns, Join::add>(decode.heads, {decode.scores + block * kBlock * heads, heads},
-                                        {panels, kPanel * kBlock}, keys, {run, stride, stride});
+                                        {panels, kPanelStride}, keys, {run, stride, stride});
   }
   for (int64_t h = 0; h < decode.heads; ++h) {
     const FloatVec sum = splat(sums[h]);
@@ -224,7 +216,9 @@ void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLat
                 row + latent);
   }
   pack_transposed(rows.data<float>(), width, heads, width, panels.data<float>());
-  const Decode decode{past,
+  const Decode decode{past.latents_PC.raw(),
+                      past.k_rope_PR.raw(),
+                      past.scales_PG.defined() ? past.scales_PG.data<float>() : nullptr,
                       heads,
                       heads_padded,
                       positions,
@@ -244,10 +238,6 @@ void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLat
 
 }  // namespace
 
-void decode_absorb(Exec& exec, const Tensor& q, const StoredWeight& w, const MlaShape& shape,
-                   const Tensor& q_latent) {
-  absorb(exec, q, w, shape, q_latent);
-}
 void decode_attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past,
                    const MlaShape& shape, const Tensor& o_latent) {
   attend(exec, q, q_latent, past, shape, o_latent);
@@ -259,13 +249,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace moray::cpu {
 namespace {
-HWY_EXPORT(decode_absorb);
 HWY_EXPORT(decode_attend);
 
-void absorb_slot(Exec& exec, const Tensor& q, const StoredWeight& w, const MlaShape& shape,
-                 const Tensor& q_latent) {
-  HWY_DYNAMIC_DISPATCH(decode_absorb)(exec, q, w, shape, q_latent);
-}
 void attend_slot(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past, const MlaShape& shape,
                  const Tensor& o_latent) {
   HWY_DYNAMIC_DISPATCH(decode_attend)(exec, q, q_latent, past, shape, o_latent);
@@ -273,7 +258,7 @@ void attend_slot(Exec& exec, const Tensor& q, const Tensor& q_latent, const Cach
 }  // namespace
 
 void register_mla_decode() {
-  kernels<MlaDecodeKernels>(Device::cpu) = {absorb_slot, attend_slot};
+  kernels<MlaDecodeKernels>(Device::cpu) = {absorb_queries, attend_slot};
 }
 
 }  // namespace moray::cpu
