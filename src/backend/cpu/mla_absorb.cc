@@ -41,34 +41,64 @@ struct AbsorbTask {
   }
 };
 
-// Key rows [n, n + kRows) times the numbers n, n + 1, ... of the queries, added to `parts` row after row; meanwhile
-// the lines that come kAheadBytes later are asked for, because so many rows side by side hide their order from the
+// Key rows [n, n + kRows) times the numbers n, n + 1, ... of kTokens queries, added to `parts` row after row.
+// Meanwhile memory some KiB ahead is asked for in its own order, because so many rows side by side hide it from the
 // processor.
-template <class Element, int64_t kRows>
-HWY_INLINE void add_rows(const AbsorbTask& task, int64_t tokens, int64_t n, float* parts) {
-  constexpr int64_t kAheadBytes = 8192, kLineBytes = 64;
+template <class Element, int64_t kRows, int64_t kTokens>
+HWY_INLINE void add_rows(const AbsorbTask& task, int64_t first_token, int64_t n, float* parts) {
+  constexpr int64_t kAheadBytes = 12288, kLineBytes = 64;
+  constexpr int64_t kStepBytes = kRows * RowPiece<Element>::bytes(kInt4Group);
+  const float* queries = task.q + first_token * task.q_stride + n;
+  parts += first_token * task.columns;
+  const std::byte* ahead = task.w.row(task.first_row + n) + kAheadBytes;
+  const bool asks = task.columns == task.w.inputs && first_token == 0;
   for (int64_t begin = 0; begin < task.columns; begin += kTile) {
     const int64_t count = std::min(kTile, task.columns - begin);
     const auto pieces = [&]<size_t... r>(std::index_sequence<r...>) HWY_ATTR {
       return std::array{RowPiece<Element>(task.w, task.first_row + n + int64_t{r}, task.column + begin)...};
     }(std::make_index_sequence<size_t{kRows}>());
-    for (const auto& piece : pieces)
-      for (int64_t line = 0; line < piece.bytes(count); line += kLineBytes)
-        hwy::Prefetch(piece.at + line + kAheadBytes);
-    for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR {
-      FloatVec element[kRows];
+    int64_t i = 0;
+    for (; i + kInt4Group <= count; i += kInt4Group, ahead += kStepBytes) {
+      for (int64_t line = 0; asks && line < kStepBytes; line += kLineBytes) hwy::Prefetch(ahead + line);
+      ElementGroup sums[kTokens];
+      for (int64_t t = 0; t < kTokens; ++t)
+        for (int64_t v = 0; v < kGroupVectors; ++v)
+          sums[t][v] = hn::LoadU(FloatTag(), parts + t * task.columns + begin + i + v * kVectorLanes);
       HWY_UNROLL(8)
-      for (int64_t r = 0; r < kRows; ++r) element[r] = pieces[static_cast<size_t>(r)].load(i, lanes);
-      for (int64_t t = 0; t < tokens; ++t) {
-        const float* query = task.q + t * task.q_stride + n;
-        float* part = parts + t * task.columns + begin + i;
-        FloatVec sum = lanes.load(part);
-        HWY_UNROLL(8)
-        for (int64_t r = 0; r < kRows; ++r) sum = hn::MulAdd(splat(query[r]), element[r], sum);
-        lanes.store(sum, part);
+      for (int64_t r = 0; r < kRows; ++r) {
+        ElementGroup elements;
+        pieces[static_cast<size_t>(r)].load_group(i, elements);
+        for (int64_t t = 0; t < kTokens; ++t) {
+          const FloatVec query = splat(queries[t * task.q_stride + r]);
+          for (int64_t v = 0; v < kGroupVectors; ++v) sums[t][v] = hn::MulAdd(query, elements[v], sums[t][v]);
+        }
       }
-    });
+      for (int64_t t = 0; t < kTokens; ++t)
+        for (int64_t v = 0; v < kGroupVectors; ++v)
+          hn::StoreU(sums[t][v], FloatTag(), parts + t * task.columns + begin + i + v * kVectorLanes);
+    }
+    if constexpr (!std::is_same_v<Element, Int4>)
+      for_vectors(count - i, [&](int64_t j, auto lanes) HWY_ATTR {
+        for (int64_t t = 0; t < kTokens; ++t) {
+          float* part = parts + t * task.columns + begin + i + j;
+          FloatVec sum = lanes.load(part);
+          for (int64_t r = 0; r < kRows; ++r) {
+            const FloatVec query = splat(queries[t * task.q_stride + r]);
+            sum = hn::MulAdd(query, pieces[static_cast<size_t>(r)].load(i + j, lanes), sum);
+          }
+          lanes.store(sum, part);
+        }
+      });
   }
+}
+
+// The same of all tokens, some at a time, so that their sums stay in registers.
+template <class Element, int64_t kRows>
+HWY_INLINE void add_rows_of_tokens(const AbsorbTask& task, int64_t tokens, int64_t n, float* parts) {
+  constexpr int64_t kTogether = HWY_TARGET == HWY_AVX3 ? 4 : 2;
+  int64_t t = 0;
+  for (; t + kTogether <= tokens; t += kTogether) add_rows<Element, kRows, kTogether>(task, t, n, parts);
+  for (; t < tokens; ++t) add_rows<Element, kRows, 1>(task, t, n, parts);
 }
 
 template <class Element>
@@ -80,8 +110,8 @@ void absorb_tokens(const AbsorbTask& task, int64_t tokens) {
     const int64_t end = std::min(block + kWidthBlock, task.nope);
     std::fill_n(parts, tokens * task.columns, 0.0f);
     int64_t n = block;
-    for (; n + kRowsTogether <= end; n += kRowsTogether) add_rows<Element, kRowsTogether>(task, tokens, n, parts);
-    for (; n < end; ++n) add_rows<Element, 1>(task, tokens, n, parts);
+    for (; n + kRowsTogether <= end; n += kRowsTogether) add_rows_of_tokens<Element, kRowsTogether>(task, tokens, n, parts);
+    for (; n < end; ++n) add_rows_of_tokens<Element, 1>(task, tokens, n, parts);
     for (int64_t t = 0; t < tokens; ++t)
       for_vectors(task.columns, [&](int64_t i, auto lanes) HWY_ATTR {
         float* run = task.out + t * task.out_stride + i;

@@ -39,8 +39,17 @@ struct WeightRows {
   const std::byte* row(int64_t index) const { return values + index * row_bytes; }
 };
 
+constexpr int64_t kGroupVectors = kInt4Group / kVectorLanes;
+using ElementGroup = FloatVec[kGroupVectors];  // of 32 columns
+
+template <class Piece>
+HWY_INLINE void load_vectors(const Piece& piece, int64_t i, ElementGroup& to) {
+  HWY_UNROLL(4)
+  for (int64_t v = 0; v < kGroupVectors; ++v) to[v] = piece.load(i + v * kVectorLanes, WholeVector{});
+}
+
 // Columns of a row from `column`, a multiple of 128, on and within its block of 128: load(i, lanes) is those from
-// column + i on, i a multiple of the lanes. `at` is where their codes begin.
+// column + i on, i a multiple of the lanes; load_group(i, to) 32 of them. `at` is where their codes begin.
 template <class Element>
 struct RowPiece {  // f32 and bf16
   const std::byte* at;
@@ -52,6 +61,7 @@ struct RowPiece {  // f32 and bf16
   HWY_INLINE FloatVec load(int64_t i, Lanes lanes) const {
     return lanes.load(reinterpret_cast<const Element*>(at) + i);
   }
+  HWY_INLINE void load_group(int64_t i, ElementGroup& to) const { load_vectors(*this, i, to); }
 };
 
 template <>
@@ -68,6 +78,7 @@ struct RowPiece<int8_t> {
     const IntVec codes = hn::PromoteTo(IntTag(), load_small(d8, reinterpret_cast<const int8_t*>(at) + i, lanes));
     return hn::Mul(hn::ConvertTo(FloatTag(), codes), splat(scale));
   }
+  HWY_INLINE void load_group(int64_t i, ElementGroup& to) const { load_vectors(*this, i, to); }
 };
 
 // As the bits of an FP32 number the exponent and mantissa of a code, none of them NaN, lack only the difference of
@@ -88,6 +99,7 @@ struct RowPiece<e4m3> {
     const IntVec bits = hn::And(hn::ShiftLeft<20>(codes), splat_bits(0x87f00000u));
     return hn::Mul(hn::BitCast(FloatTag(), bits), splat(scale));
   }
+  HWY_INLINE void load_group(int64_t i, ElementGroup& to) const { load_vectors(*this, i, to); }
 };
 
 // s·(2q − 7 − z) = 2s·q − s·(7 + z), exact in FP32, for each byte s + 16·z.
@@ -114,19 +126,22 @@ struct RowPiece<Int4> {
         sub_scales(reinterpret_cast<const uint8_t*>(w.row(row)) + w.inputs / 2 + column / kInt4Group),
         scale(w.scales[row * w.scale_stride + column / kIntBlock]) {}
   static constexpr int64_t bytes(int64_t columns) { return columns / 2; }
-  // Columns come in groups of 32: lanes are always whole.
-  template <class Lanes>
-  HWY_INLINE FloatVec load(int64_t i, Lanes) const {
-    constexpr int64_t kHalf = kInt4Group / 2;
+  // Columns come in groups of 32 alone.
+  HWY_INLINE void load_group(int64_t i, ElementGroup& to) const {
     const hn::Rebind<uint8_t, IntTag> d8;
-    const int64_t group = i / kInt4Group, high = i / kHalf % 2;
-    const auto* codes = reinterpret_cast<const uint8_t*>(at) + group * kHalf + i % kHalf;
-    const IntVec both = hn::PromoteTo(IntTag(), hn::LoadU(d8, codes));
-    const IntVec code = hn::And(hn::ShiftRightSame(both, static_cast<int>(4 * high)), splat_bits(15));
-    const size_t packed = sub_scales[group];
-    const FloatVec integer =
-        hn::MulAdd(hn::ConvertTo(FloatTag(), code), splat(kInt4Lines.slope[packed]), splat(kInt4Lines.offset[packed]));
-    return hn::Mul(integer, splat(scale));
+    const int64_t group = i / kInt4Group;
+    const auto* codes = reinterpret_cast<const uint8_t*>(at) + i / 2;
+    const FloatVec slope = splat(kInt4Lines.slope[sub_scales[group]]);
+    const FloatVec offset = splat(kInt4Lines.offset[sub_scales[group]]);
+    const auto element = [&](IntVec code) HWY_ATTR {
+      return hn::Mul(hn::MulAdd(hn::ConvertTo(FloatTag(), code), slope, offset), splat(scale));
+    };
+    HWY_UNROLL(2)
+    for (int64_t v = 0; v < kGroupVectors / 2; ++v) {
+      const IntVec both = hn::PromoteTo(IntTag(), hn::LoadU(d8, codes + v * kVectorLanes));
+      to[v] = element(hn::And(both, splat_bits(15)));
+      to[kGroupVectors / 2 + v] = element(hn::ShiftRight<4>(both));
+    }
   }
 };
 
