@@ -29,7 +29,7 @@ Stream stream_of_dataset(const Dataset& dataset, const Tokenizer& tokenizer, con
 }
 
 Stream stream_of_text(const std::string& path, const Tokenizer& tokenizer) {
-  const std::string text = read_file(path);
+  const std::string text = read_file(path, kAnySize);
   if (text.empty()) fail("{}: is empty", path);
   const auto ids = std::make_shared<std::vector<int32_t>>(tokenizer.encode(text));
   return {[ids](int64_t begin, std::span<int32_t> out) {

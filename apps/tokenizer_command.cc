@@ -128,7 +128,7 @@ int run_tokenizer_encode(const TokenizerEncodeOptions& options) {
   const Tokenizer tokenizer = Tokenizer::read(chosen_path(options.choice));
   if (!options.text.empty() && !options.input.empty()) fail("give a text or an input file, not both");
   const std::string text = !options.text.empty()    ? options.text
-                           : !options.input.empty() ? read_file(options.input)
+                           : !options.input.empty() ? read_file(options.input, kAnySize)
                                                     : read_standard_input();
   std::vector<int32_t> ids;
   Encoder(tokenizer).encode(text, options.special_tokens ? SpecialTokens::parse : SpecialTokens::ignore, ids);

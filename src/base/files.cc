@@ -23,9 +23,11 @@ int open_for_writing(const fs::path& path) {
   if (fd < 0) fail("{}: cannot create: {}", path.string(), std::strerror(errno));
   return fd;
 }
+}  // namespace
 
 int open_for_reading(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Regular files do not know O_NONBLOCK; a pipe would wait for a writer.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   if (fd < 0) fail("{}: cannot open: {}", path.string(), std::strerror(errno));
   struct stat info {};
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -34,12 +36,18 @@ int open_for_reading(const fs::path& path) {
   }
   return fd;
 }
-}  // namespace
 
-std::string read_file(const fs::path& path) {
+std::string read_file(const fs::path& path, uint64_t most_bytes) {
   const int fd = open_for_reading(path);
+  struct stat info {};
+  ::fstat(fd, &info);
   std::string content;
   for (;;) {
+    const uint64_t bytes = std::max(static_cast<uint64_t>(info.st_size), uint64_t{content.size()});
+    if (bytes > most_bytes) {
+      ::close(fd);
+      fail("{}: has {} bytes; at most {} are read of such a file", path.string(), bytes, most_bytes);
+    }
     const size_t old_size = content.size();
     content.resize(old_size + kBufferBytes);
     const ssize_t got = ::read(fd, content.data() + old_size, kBufferBytes);

@@ -12,8 +12,17 @@ namespace moray {
 
 namespace fs = std::filesystem;
 
-// The whole file; throws Error naming the path when it cannot be read.
-std::string read_file(const fs::path& path);
+// What is small is read whole: configs, indices, tokenizers, recipes. The largest published take a third of this.
+constexpr uint64_t kMostMetadataBytes = 100'000'000;
+constexpr uint64_t kAnySize = UINT64_MAX;
+
+// The whole file; throws Error naming the path when it cannot be read, is no regular file, or has more bytes than
+// `most_bytes`.
+std::string read_file(const fs::path& path, uint64_t most_bytes = kMostMetadataBytes);
+
+// A descriptor to read a regular file from. Throws Error for anything else, a pipe at once: nobody waits for its
+// other end.
+int open_for_reading(const fs::path& path);
 
 // Writes beside `path`, syncs, renames over it: a reader sees the old content or the new one, never half of
 // it. Throws Error (a full disk, a folder or a device in the place) and leaves the old content.

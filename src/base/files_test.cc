@@ -63,11 +63,30 @@ TEST_F(Files, MissingAndUnreadable) {
   EXPECT_NE(error_of([&] { sync_folder(folder_ / "none"); }), "no error");
   EXPECT_EQ(error_of([&] { read_file(folder_.path()); }), folder_.path().string() + ": not a regular file");
   EXPECT_EQ(error_of([&] { MappedFile{folder_.path()}; }), folder_.path().string() + ": not a regular file");
+  // Whoever opened a pipe to read would wait for a writer.
+  const fs::path pipe = folder_.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const fs::path& path : {pipe, fs::path("/dev/zero")}) {
+    EXPECT_EQ(error_of([&] { read_file(path); }), path.string() + ": not a regular file");
+    EXPECT_EQ(error_of([&] { MappedFile{path}; }), path.string() + ": not a regular file");
+  }
   if (::geteuid() != 0) {  // root reads everything
     write_file_atomically(folder_ / "secret", "x");
     ::chmod((folder_ / "secret").c_str(), 0);
     EXPECT_NE(error_of([&] { read_file(folder_ / "secret"); }).find("Permission denied"), std::string::npos);
   }
+}
+
+TEST_F(Files, WhatIsSmallMayNotBeLarge) {
+  write_file_atomically(folder_ / "config.json", "{}");
+  const std::string path = (folder_ / "config.json").string();
+  EXPECT_EQ(read_file(path, 2), "{}");
+  EXPECT_EQ(error_of([&] { read_file(path, 1); }), path + ": has 2 bytes; at most 1 are read of such a file");
+  fs::resize_file(path, uint64_t{1} << 40);  // a hole: it takes no room on the disk
+  EXPECT_EQ(error_of([&] { read_file(path); }),
+            path + ": has 1099511627776 bytes; at most 100000000 are read of such a file");
+  EXPECT_NE(error_of([&] { read_file("/proc/self/maps", 10); }).find("at most 10"), std::string::npos)
+      << "the size of such files is not told";
 }
 
 TEST_F(Files, FullDisk) {

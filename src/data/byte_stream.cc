@@ -1,8 +1,6 @@
 #include "data/byte_stream.h"
 
-#include <fcntl.h>
 #include <lzma.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -21,14 +19,7 @@ constexpr uint64_t kMaxXzMemory = uint64_t{192} << 20;  // a dictionary of 128 M
 
 class PlainStream : public ByteStream {
  public:
-  explicit PlainStream(const fs::path& path) : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (fd_ < 0) fail("{}: cannot open: {}", path.string(), std::strerror(errno));
-    struct stat info {};
-    if (::fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {
-      ::close(fd_);
-      fail("{}: not a regular file", path.string());
-    }
-  }
+  explicit PlainStream(const fs::path& path) : path_(path), fd_(open_for_reading(path)) {}
   ~PlainStream() override { ::close(fd_); }
 
   size_t read(std::span<char> buffer) override {

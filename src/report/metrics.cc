@@ -103,7 +103,7 @@ void for_each_line(std::string_view text,
 
 template <class Row, class Parse>
 std::vector<Row> read_lines(const fs::path& file, Parse parse) {
-  const std::string text = read_file(file);
+  const std::string text = read_file(file, kAnySize);
   std::vector<Row> rows;
   int64_t line_number = 0;
   for_each_line(text, [&](std::string_view line, bool complete) {
@@ -145,7 +145,7 @@ fs::path prepared_file(const fs::path& run_folder, const char* name, int64_t res
   if (error) fail("{}: cannot create the run folder: {}", run_folder.string(), error.message());
   const fs::path path = run_folder / name;
   if (fs::is_regular_file(path)) {
-    const std::string text = read_file(path);
+    const std::string text = read_file(path, kAnySize);
     int64_t broken_lines = 0;
     const std::string kept = lines_up_to(text, resumed_step, broken_lines);
     if (broken_lines > 0)

@@ -131,7 +131,7 @@ fs::path prepared_event_file(const fs::path& run_folder, int64_t resumed_step) {
   fs::create_directories(path.parent_path(), error);
   if (error) fail("{}: cannot create the folder: {}", path.parent_path().string(), error.message());
   std::string kept;
-  if (resumed_step > 0 && fs::exists(path)) kept = records_up_to(read_file(path), resumed_step);
+  if (resumed_step > 0 && fs::exists(path)) kept = records_up_to(read_file(path, kAnySize), resumed_step);
   if (kept.empty()) {
     const auto now = std::chrono::system_clock::now().time_since_epoch();
     std::string event = event_header(std::chrono::duration<double>(now).count(), 0);
