@@ -216,7 +216,9 @@ int converse(Chat& chat) {
 int run_chat(const ChatOptions& options) {
   options.sampling.validate();
   if (options.json && options.message.empty()) fail("chat: --json goes with --message");
-  Serving serving(options.serving, options.max_tokens);
+  Serving serving(options.serving, options.max_tokens, [&](const Serving& unloaded) {
+    return unloaded.tokenizer().encode(options.system + options.message).size();
+  });
   Chat chat(options, serving);
   const InterruptGuard guard;
   return options.message.empty() ? converse(chat) : answer_one(chat, options);

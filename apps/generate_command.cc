@@ -66,12 +66,15 @@ int run_generate(const GenerateCommandOptions& options) {
   parse_logit_bias(options.logit_bias, generate_options.sampling);
   generate_options.sampling.validate();
   StopStrings stops(options.stop);
-  Serving serving(options.serving, options.max_tokens);
+  std::vector<int32_t> prompt;
+  Serving serving(options.serving, options.max_tokens, [&](const Serving& unloaded) {
+    prompt = prompt_ids(unloaded, options);
+    return prompt.size();
+  });
   const Tokenizer& tokenizer = serving.tokenizer();
   for (const auto& [token, bias] : generate_options.sampling.logit_bias)
     if (token >= tokenizer.vocabulary_size())
       fail("--logit-bias: token {}, but the vocabulary has {}", token, tokenizer.vocabulary_size());
-  const std::vector<int32_t> prompt = prompt_ids(serving, options);
   if (!options.ignore_end) generate_options.end_tokens = serving.end_tokens();
   generate_options.sampled_vocabulary = tokenizer.vocabulary_size();
   std::string text;

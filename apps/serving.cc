@@ -48,12 +48,13 @@ std::function<bool(int64_t done, int64_t total)> prompt_progress_line() {
   };
 }
 
-Serving::Serving(const ServingOptions& options, int64_t expected_tokens)
+Serving::Serving(const ServingOptions& options, int64_t expected_tokens, const PromptTokens& prompt_tokens)
     : workplace_(options.threads), folder_(resolve_model_folder(options.model)) {
   const std::optional<fs::path> checkpoint = verified_checkpoint_of(folder_);
   if (options.weights != "model" && options.weights != "ema")
     fail("--weights is '{}', expected 'model' or 'ema'", options.weights);
   if (options.needs_tokenizer) tokenizer_ = Tokenizer::read(folder_);
+  if (prompt_tokens) expected_tokens += static_cast<int64_t>(prompt_tokens(*this));
   load(options, expected_tokens);
   if (options.weights == "ema") {
     if (!checkpoint) fail("{}: is not of a checkpoint; only those have a moving average", folder_.string());

@@ -1,6 +1,7 @@
 // What generate, chat and eval share: a model folder made ready to serve, its tokenizer, and an engine.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,9 +27,12 @@ std::function<bool(int64_t done, int64_t total)> prompt_progress_line();
 
 class Serving {
  public:
-  // Checks the folder, compares its need with the machine's memory, loads. `expected_tokens`: the cache that
-  // must fit beside the weights. Throws Error.
-  Serving(const ServingOptions& options, int64_t expected_tokens);
+  // The tokens of a prompt that is known already; asked when folder and tokenizer are there, before the weights are.
+  using PromptTokens = std::function<size_t(const Serving&)>;
+
+  // Checks the folder, compares its need with the machine's memory, loads. The cache of `expected_tokens` and those
+  // of a prompt must fit beside the weights. Throws Error.
+  Serving(const ServingOptions& options, int64_t expected_tokens, const PromptTokens& prompt_tokens = {});
 
   Exec& exec() { return workplace_.exec; }
   Engine& engine() { return *engine_; }

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint.h"
 #include "workshop.h"
@@ -269,6 +270,33 @@ TEST(BadModel, Arguments) {
   expect_refusal(moray({"eval", "--model", model}), {"--data"});
   expect_refusal(moray({"eval", "--model", model, "--text", text, "--sequence-length", "65"}),
                  {"65", "64 positions"});
+}
+
+// A narrow model with a wide cache: 6.5 MB a token in F32, beside weights of 30 MB.
+TEST(BadModel, APromptWhoseCacheDoesNotFit) {
+  const fs::path model = *latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model";
+  const ScratchFolder scratch;
+  nlohmann::json config = nlohmann::json::parse(read_file(model / "config.json"));
+  for (const auto& [key, value] : {std::pair{"num_hidden_layers", 200}, {"first_k_dense_replace", 200},
+                                   {"kv_lora_rank", 8192}, {"hidden_size", 4}, {"intermediate_size", 4},
+                                   {"num_attention_heads", 1}, {"qk_nope_head_dim", 2}, {"v_head_dim", 2},
+                                   {"num_nextn_predict_layers", 0}, {"max_position_embeddings", 1 << 20}})
+    config[key] = value;
+  write_file_atomically(scratch / "shape.json", config.dump());
+  const Outcome made = moray({"bench", "make-model", scratch / "shape.json", scratch / "m", "--format", "bf16"});
+  ASSERT_EQ(made.status, 0) << made.err;
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) fs::copy_file(model / name, scratch / "m" / name);
+  std::string prompt;
+  while (prompt.size() < 100'000) prompt += "~`";  // no merges in any text
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"generate", "--prompt", prompt}, {"chat", "--chat-template", "v3", "--message", prompt}}) {
+    Invocation invocation{.arguments = command};
+    invocation.arguments.insert(invocation.arguments.end(),
+                                {"--model", scratch / "m", "--cache", "f32", "--max-tokens", "3"});
+    Process process(invocation);
+    ASSERT_TRUE(process.ends_within(60)) << command[0] << " computes the prompt";
+    expect_refusal(process.wait(), {"the cache", "free"});
+  }
 }
 
 TEST(BadResume, WithAnotherShape) {
