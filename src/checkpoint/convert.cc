@@ -1,9 +1,12 @@
 #include "checkpoint/convert.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
+
+#include "checkpoint/safetensors.h"
 
 namespace moray {
 
@@ -99,6 +102,22 @@ bool convert_elements(std::string_view from_dtype, const std::byte* from, int64_
   if (from_dtype == "F8_E4M3") return convert_from<e4m3>(from, count, into_dtype, into);
   if (from_dtype == "F8_E5M2") return convert_from<e5m2>(from, count, into_dtype, into);
   return copy_plain(from_dtype, from, count, into_dtype, into);
+}
+
+int64_t first_not_finite(std::string_view dtype, const std::byte* from, int64_t count) {
+  constexpr int64_t kPiece = 4096;  // widened it stays in L1
+  alignas(64) float values[kPiece];
+  const auto is_finite = [](float x) { return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u; };
+  const auto bytes = static_cast<int64_t>(stored_dtype_bytes(dtype));
+  for (int64_t begin = 0; begin < count; begin += kPiece) {
+    const int64_t many = std::min(kPiece, count - begin);
+    if (!convert_elements(dtype, from + begin * bytes, many, DType::f32, reinterpret_cast<std::byte*>(values)))
+      return -1;
+    bool finite = true;
+    for (int64_t i = 0; i < many; ++i) finite &= is_finite(values[i]);
+    if (!finite) return begin + (std::find_if_not(values, values + many, is_finite) - values);
+  }
+  return -1;
 }
 
 }  // namespace moray

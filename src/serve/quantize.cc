@@ -86,6 +86,10 @@ TensorToWrite to_write(const Output& output) {
                          : tensor_to_write(output.name, *output.codes, stored_shape(matrix, *output.codes));
 }
 
+[[noreturn]] void fail_not_finite(const SafetensorsFile& file, const StoredTensor& stored) {
+  fail("{}: '{}' holds NaN or infinity", file.path().string(), stored.name);
+}
+
 struct Quantized {
   Tensor codes, scales;
 };
@@ -107,8 +111,21 @@ Quantized quantize(Exec& exec, const Source& source, DType dtype) {
       if (!good) finite = false;
     }
   });
-  if (!finite) fail("{}: '{}' holds NaN or infinity", source.file.path().string(), source.stored.name);
+  if (!finite) fail_not_finite(source.file, source.stored);
   return result;
+}
+
+// What is kept as it is.
+std::span<const std::byte> kept_bytes(Exec& exec, const SafetensorsFile& shard, const StoredTensor& stored) {
+  constexpr int64_t kPiece = 1 << 18;
+  const std::span<const std::byte> bytes = shard.bytes(stored);
+  const auto size = static_cast<int64_t>(stored_dtype_bytes(stored.dtype));
+  std::atomic<bool> finite = true;
+  exec.pool->for_ranges(stored.elements(), kPiece, [&](int64_t begin, int64_t end, int) {
+    if (first_not_finite(stored.dtype, bytes.data() + begin * size, end - begin) >= 0) finite = false;
+  });
+  if (!finite) fail_not_finite(shard, stored);
+  return bytes;
 }
 
 // What is quantized, so that a part of something else is not gone on with.
@@ -161,7 +178,7 @@ void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const Sa
     if (output.is_scale) return {current.scales.raw(), current.scales.bytes()};
     done += output.stored->bytes();
     if (progress) progress(done);
-    if (!output.codes) return shard.bytes(*output.stored);
+    if (!output.codes) return kept_bytes(exec, shard, *output.stored);
     current = quantize(exec, source_of(shard, *output.stored, files), *output.codes);
     return {current.codes.raw(), current.codes.bytes()};
   });

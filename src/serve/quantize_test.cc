@@ -287,6 +287,12 @@ TEST(Quantize, NamesWhatCannotBeQuantized) {
   const Tensor nan = Tensor::zeros(machine.allocator, {4, 64}, DType::f32);
   nan.data<float>()[70] = std::nanf("");
   EXPECT_NE(one("nan", {{"a.q_proj.weight", nan}}).find("'a.q_proj.weight' holds NaN"), std::string::npos);
+  EXPECT_NE(one("kept", {{"model.embed_tokens.weight", nan}}).find("'model.embed_tokens.weight' holds NaN"),
+            std::string::npos);
+  Tensor infinite = Tensor::zeros(machine.allocator, {64}, DType::f32);
+  infinite.data<float>()[3] = -INFINITY;
+  EXPECT_NE(one("norm", {{"a.norm.weight", infinite, DType::bf16}}).find("'a.norm.weight' holds NaN or infinity"),
+            std::string::npos);
   const Tensor ints = Tensor::zeros(machine.allocator, {4, 64}, DType::i32);
   EXPECT_NE(one("type", {{"a.q_proj.weight", ints}}).find("'a.q_proj.weight' is I32"), std::string::npos);
   const Tensor codes = Tensor::zeros(machine.allocator, {4, 64}, DType::f8_e4m3);

@@ -73,6 +73,7 @@ bool are_scales(const std::byte* values, int64_t count) {
 
 // False: the piece holds what must not be served.
 bool read_piece(const Piece& piece) {
+  if (piece.tensor->is_small && first_not_finite(piece.stored->dtype, piece.from, piece.count) >= 0) return false;
   MORAY_CHECK(convert_elements(piece.stored->dtype, piece.from, piece.count, piece.tensor->dtype, piece.to));
   if (piece.row_bytes > 0)
     pack_panels(piece.to, piece.count * static_cast<int64_t>(dtype_bytes(piece.tensor->dtype)) / piece.row_bytes,
@@ -80,6 +81,21 @@ bool read_piece(const Piece& piece) {
   if (piece.tensor->dtype == DType::f8_e4m3) return !has_nan_code(piece.to, piece.count);
   if (piece.tensor->dtype == DType::i8) return !has_odd_code(piece.to, piece.count);
   return !piece.tensor->is_scale || are_scales(piece.to, piece.count);
+}
+
+// Where in its tensor a piece has a number that is not finite, and which.
+[[noreturn]] void fail_not_finite(const SafetensorsFolder& folder, const Piece& piece) {
+  const std::string name = piece.tensor->stored_name(piece.expert);
+  const auto bytes = static_cast<int64_t>(stored_dtype_bytes(piece.stored->dtype));
+  const int64_t in_piece = first_not_finite(piece.stored->dtype, piece.from, piece.count);
+  const int64_t at = (piece.from - folder.bytes(name).data()) / bytes + in_piece;
+  float value = 0;
+  convert_elements(piece.stored->dtype, piece.from + in_piece * bytes, 1, DType::f32,
+                   reinterpret_cast<std::byte*>(&value));
+  const bool matrix = piece.stored->shape.size() == 2;
+  const int64_t columns = matrix ? piece.stored->shape[1] : 1;
+  fail("{}: '{}' is not finite: {} at [{}]", folder.path().string(), name, value,
+       matrix ? fmt::format("{}, {}", at / columns, at % columns) : std::to_string(at));
 }
 
 void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<Piece>& pieces,
@@ -101,6 +117,7 @@ void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<
   }
   if (bad == pieces.size()) return;
   const Piece& piece = pieces[bad];
+  if (piece.tensor->is_small) fail_not_finite(folder, piece);
   const std::string name = piece.tensor->stored_name(piece.expert);
   if (piece.tensor->is_scale)
     fail("{}: '{}' holds a scale that is not between 0 and {}", folder.path().string(), name, kMostWeightScale);

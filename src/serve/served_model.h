@@ -26,7 +26,8 @@ void pack_weights(Exec&, ServedModel&);
 ServedModel allocate_weights(Exec&, const WeightPlan&);
 
 // Reads what was planned, all threads at once, into panels where they serve. Throws Error for FP8 codes that are
-// NaN, 8-bit codes that are −128, and scales that are no scales.
+// NaN, 8-bit codes that are −128, scales that are no scales, and norms, routers and biases that are not finite: NaN
+// there chooses experts without a trace in the logits.
 ServedModel load_weights(Exec&, const SafetensorsFolder&, const WeightPlan&, const LoadProgress& = {});
 
 // A model in training's form, f32, shared and not copied.

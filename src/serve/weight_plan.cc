@@ -89,7 +89,7 @@ class Planner {
   void add(const Parameter& parameter) {
     const bool experts = parameter.kind == ParameterKind::experts;
     const Shape& whole = parameter.tensor->shape();
-    PlannedTensor tensor{parameter.name, whole, DType::f32, false, experts ? whole[0] : 0};
+    PlannedTensor tensor{parameter.name, whole, DType::f32, false, experts ? whole[0] : 0, allowed(parameter).as_f32};
     const Shape matrix = experts ? Shape{whole[1], whole[2]} : whole;
     for (int64_t e = 0; e < std::max<int64_t>(1, tensor.experts) && problems_.size() < kMostProblems; ++e) {
       const std::string name = tensor.stored_name(e);
@@ -111,7 +111,7 @@ class Planner {
     plan_.tensors.push_back(tensor);
     if (has_scales(tensor.dtype))
       plan_.tensors.push_back({scales_name(tensor.name, tensor.dtype), scales_shape(whole, tensor.dtype), DType::f32,
-                               true, tensor.experts});
+                               true, tensor.experts, false});
   }
 
   void expect_scale(const std::string& name, const Shape& matrix, DType dtype) {

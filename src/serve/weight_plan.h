@@ -14,6 +14,7 @@ struct PlannedTensor {
   DType dtype = DType::f32;  // norms, routers and biases are f32, all else as stored; u8: 4 bits, rows of bytes
   bool is_scale = false;     // of the FP8 or integer tensor planned before it
   int64_t experts = 0;       // 0: one tensor
+  bool is_small = false;     // a norm, router or bias: read as f32, looked at for numbers that are not finite
 
   std::string stored_name(int64_t expert) const;
   size_t bytes() const { return static_cast<size_t>(shape.elements()) * dtype_bytes(dtype); }
