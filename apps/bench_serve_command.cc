@@ -34,10 +34,17 @@ DType weight_dtype(const std::string& format) {
   fail("--format is '{}', expected f32, bf16, fp8, 8bit or 4bit", format);
 }
 
-deepseek::ModelConfig model_of(const BenchServeOptions& options) {
-  Config config = Config::read(options.recipe);
-  for (const std::string& assignment : options.assignments) config.set(assignment);
+// A recipe's [model]; `assignments` (--set) can name nothing else.
+deepseek::ModelConfig model_of_recipe(const std::string& recipe, const std::vector<std::string>& assignments) {
+  Config config = Config::read(recipe);
+  for (const std::string& assignment : assignments) config.set(assignment);
   deepseek::ModelConfig model = deepseek::ModelConfig::from_recipe(config);
+  config.reject_unknown_keys("model");
+  return model;
+}
+
+deepseek::ModelConfig model_of(const BenchServeOptions& options) {
+  deepseek::ModelConfig model = model_of_recipe(options.recipe, options.assignments);
   model.num_nextn_predict_layers = 0;
   return model;
 }
@@ -77,9 +84,7 @@ deepseek::ModelConfig shape_of(const BenchMakeModelOptions& options) {
     if (json.is_object()) json.erase("quantization_config");  // --format says what the new weights are
     return deepseek::ModelConfig::from_json(json.is_object() ? json.dump() : read_file(path), path.string());
   }
-  Config config = Config::read(options.shape);
-  for (const std::string& assignment : options.assignments) config.set(assignment);
-  return deepseek::ModelConfig::from_recipe(config);
+  return model_of_recipe(options.shape, options.assignments);
 }
 
 // From a folder to the first token's logits.

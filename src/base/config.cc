@@ -263,6 +263,20 @@ struct Config::Impl {
     }
   }
 
+  std::vector<Unknown> unknown() const {
+    std::vector<Unknown> found;
+    collect_unknown(root, "", found);
+    return found;
+  }
+
+  void reject(const std::vector<Unknown>& found) const {
+    if (found.empty()) return;
+    const auto& [line, key, place] = *std::min_element(found.begin(), found.end());
+    const std::string nearest = nearest_key(key);
+    fail("{}: unknown key '{}'{}", place, key,
+         nearest.empty() ? std::string() : fmt::format("; did you mean '{}'?", nearest));
+  }
+
   bool is_known_section(const std::string& path) const {
     if (path.empty()) return true;
     const std::string prefix = path + '.';
@@ -427,13 +441,16 @@ std::string Config::where(const std::string& key) const {
 }
 
 void Config::reject_unknown_keys() const {
-  std::vector<Impl::Unknown> unknown;
-  impl_->collect_unknown(impl_->root, "", unknown);
-  if (unknown.empty()) return;
-  const auto& [line, key, place] = *std::min_element(unknown.begin(), unknown.end());
-  const std::string nearest = impl_->nearest_key(key);
-  fail("{}: unknown key '{}'{}", place, key,
-       nearest.empty() ? std::string() : fmt::format("; did you mean '{}'?", nearest));
+  impl_->reject(impl_->unknown());
+}
+
+void Config::reject_unknown_keys(const std::string& section) const {
+  std::vector<Impl::Unknown> unknown = impl_->unknown();
+  std::erase_if(unknown, [&](const Impl::Unknown& each) {
+    const auto& [line, key, place] = each;
+    return key != section && !key.starts_with(section + '.') && !place.starts_with(kSetPrefix);
+  });
+  impl_->reject(unknown);
 }
 
 std::vector<std::string> changed_keys(std::string_view resolved, std::string_view other) {

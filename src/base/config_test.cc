@@ -57,6 +57,23 @@ TEST(Config, NamesTheNearestKey) {
             "recipe.toml:4: unknown key 'model.hiden_size'; did you mean 'model.hidden_size'?");
 }
 
+TEST(Config, WhoReadsOneSectionRejectsItsKeysAndWhatWasSet) {
+  const auto error = [](const std::string& text, const std::string& setting) {
+    Config config = Config::parse(text, "r");
+    if (!setting.empty()) config.set(setting);
+    config.integer("model.hidden_size", 0);
+    return error_of([&] { config.reject_unknown_keys("model"); });
+  };
+  const std::string recipe = "[model]\nhidden_size = 3\n[train]\ntokens = 5\n[modelling]\nx = 1\n";
+  EXPECT_EQ(error(recipe, ""), "no error");
+  EXPECT_EQ(error(recipe, "model.hidden_size=4"), "no error");
+  EXPECT_EQ(error("[model]\nhiden_size = 3\n", ""),
+            "r:2: unknown key 'model.hiden_size'; did you mean 'model.hidden_size'?");
+  for (const char* key : {"model.hiden_size", "hidden_size", "train.tokens", "modle.hidden_size"})
+    EXPECT_NE(error(recipe, key + std::string("=4")).find("unknown key '" + std::string(key) + "'"), std::string::npos)
+        << key;
+}
+
 std::string unknown_key_error(const std::string& text) {
   Config config = Config::parse(text, "r");
   config.integer("model.hidden_size", 1);

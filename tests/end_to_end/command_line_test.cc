@@ -59,6 +59,17 @@ TEST(CommandLine, MistakesAreOneLine) {
   expect_refusal(moray({"report", "nowhere"}), {"nowhere"});
 }
 
+TEST(CommandLine, RandomModelsTakeKeysOfModelsAlone) {
+  const ScratchFolder scratch;
+  for (const char* key : {"model.hiden_size", "train.batch_size", "unknown_key"}) {
+    const std::string setting = std::string(key) + "=64";
+    expect_refusal(moray({"bench", "make-model", Workshop::get().recipe(), scratch / "m", "--set", setting}),
+                   {std::string("unknown key '") + key + "'"});
+    expect_refusal(moray({"bench", "decode", Workshop::get().recipe(), "--set", setting}), {key});
+  }
+  EXPECT_FALSE(fs::exists(scratch / "m"));
+}
+
 TEST(CommandLine, JsonIsOneObjectOnStdout) {
   const Workshop& workshop = Workshop::get();
   const ScratchFolder scratch;
