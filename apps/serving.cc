@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "apps/interrupt.h"
 #include "base/json.h"
@@ -82,9 +84,16 @@ void Serving::load(const ServingOptions& options, int64_t expected_tokens) {
                 static_cast<size_t>(tokens) *
                     LatentCache::token_bytes(plan.config, plan.config.num_hidden_layers, cache_dtype_),
                 working_bytes(plan.config, options.chunk_tokens, tokens), available_memory_bytes());
-  Progress progress("load", static_cast<int64_t>(plan.bytes()), "bytes");
-  served_ = load_weights_or_packed(exec(), weights, plan, options.packed,
-                                   [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
+  const auto total = static_cast<int64_t>(plan.bytes());
+  std::optional<Progress> progress;
+  progress.emplace("load", total, "bytes");
+  bool writes = false;  // the packed file, after loading
+  const auto read = [&](size_t done) { progress->update(static_cast<int64_t>(done)); };
+  const auto written = [&](size_t done) {
+    if (!std::exchange(writes, true)) progress.emplace("pack", total, "bytes");
+    progress->update(static_cast<int64_t>(done));
+  };
+  served_ = load_weights_or_packed(exec(), weights, plan, options.packed, read, written);
 }
 
 void Serving::load_average(const fs::path& file) {

@@ -181,7 +181,7 @@ fs::path packed_cache_path(const fs::path& folder) {
 }
 
 void write_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolder& folder,
-                        const ServedModel& served) {
+                        const ServedModel& served, const LoadProgress& progress) {
   ServedModel copy = served;
   const std::vector<Parameter> tensors = tensors_of(copy);
   std::vector<Piece> pieces;
@@ -213,8 +213,14 @@ void write_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolde
     writer.write(&sum, sizeof(sum));
     writer.write(text);
     fill_up();
+    size_t done = 0;
     for (const Parameter& parameter : tensors) {
-      writer.write(parameter.tensor->raw(), parameter.tensor->bytes());
+      std::vector<Piece> of_tensor;
+      append_pieces(*parameter.tensor, 0, of_tensor);
+      for (const Piece& piece : of_tensor) {
+        writer.write(piece.at, piece.bytes);
+        if (progress) progress(done += piece.bytes);
+      }
       fill_up();
     }
     writer.finish();
@@ -247,14 +253,14 @@ std::optional<ServedModel> read_packed_cache(Exec& exec, const fs::path& path, c
 }
 
 ServedModel load_weights_or_packed(Exec& exec, const SafetensorsFolder& folder, const WeightPlan& plan, bool keep,
-                                   const LoadProgress& progress) {
+                                   const LoadProgress& reading, const LoadProgress& writing) {
   const fs::path path = packed_cache_path(folder.path());
-  if (std::optional<ServedModel> packed = read_packed_cache(exec, path, folder, plan, progress))
+  if (std::optional<ServedModel> packed = read_packed_cache(exec, path, folder, plan, reading))
     return std::move(*packed);
-  ServedModel served = load_weights(exec, folder, plan, progress);
+  ServedModel served = load_weights(exec, folder, plan, reading);
   if (!keep) return served;
   try {
-    write_packed_cache(exec, path, folder, served);
+    write_packed_cache(exec, path, folder, served, writing);
   } catch (const std::exception& failure) {
     log::warning("{}: the packed weights are not kept: {}", path.string(), failure.what());
   }

@@ -17,7 +17,8 @@ namespace moray {
 fs::path packed_cache_path(const fs::path& folder);
 
 // Writes the file, complete or absent. Throws Error, as for a full disk.
-void write_packed_cache(Exec&, const fs::path& path, const SafetensorsFolder&, const ServedModel&);
+void write_packed_cache(Exec&, const fs::path& path, const SafetensorsFolder&, const ServedModel&,
+                        const LoadProgress& progress = {});
 
 // nullopt when there is no such file, when the folder has changed since, and, with a warning, when the file is
 // damaged.
@@ -25,8 +26,8 @@ std::optional<ServedModel> read_packed_cache(Exec&, const fs::path& path, const 
                                              const WeightPlan&, const LoadProgress& = {});
 
 // From the packed file where there is a good one, else from the folder; then, with `keep`, the file is written
-// (a failure to do so is a warning).
+// (a failure to do so is a warning). `reading` and `writing` are told of the two parts.
 ServedModel load_weights_or_packed(Exec&, const SafetensorsFolder&, const WeightPlan&, bool keep,
-                                   const LoadProgress& = {});
+                                   const LoadProgress& reading = {}, const LoadProgress& writing = {});
 
 }  // namespace moray

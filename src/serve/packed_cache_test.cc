@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -67,6 +68,27 @@ TEST_P(PackedCache, HoldsTheSameBits) {
   EXPECT_EQ(logits(*packed()), fresh);
   EXPECT_EQ(logits(load(false)), fresh);
   EXPECT_EQ(files(), before + 1) << "no part is left";
+}
+
+TEST_P(PackedCache, WritingTellsHowFarItIs) {
+  const SafetensorsFolder weights(folder());
+  const WeightPlan plan = plan_weights(weights, config_, true);
+  std::vector<size_t> read, written;
+  const auto load_again = [&] {
+    load_weights_or_packed(
+        machine_.exec, weights, plan, /*keep=*/true, [&](size_t done) { read.push_back(done); },
+        [&](size_t done) {
+          EXPECT_EQ(read.back(), plan.bytes()) << "loading is over";
+          written.push_back(done);
+        });
+  };
+  load_again();
+  ASSERT_GE(written.size(), plan.tensors.size());
+  EXPECT_TRUE(std::ranges::is_sorted(written));
+  EXPECT_EQ(written.back(), plan.bytes());
+  written.clear();
+  load_again();
+  EXPECT_TRUE(written.empty()) << "the file was there";
 }
 
 TEST_P(PackedCache, IsLeftAsideWhenTheFolderChanged) {
