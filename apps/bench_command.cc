@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "apps/model_argument.h"
+#include "apps/output.h"
 #include "backend/simd.h"
 #include "base/random.h"
 #include "bench/limits.h"
@@ -99,7 +100,7 @@ void print_text(const StepFigures& figures, const std::string& table) {
   fmt::print("noise: {}\n{}", figures.noise.to_string(), table);
 }
 
-void print_json(const StepFigures& figures, const std::string& table) {
+void print_step_json(const StepFigures& figures, const std::string& table) {
   nlohmann::ordered_json json = {{"tokens_per_second", figures.tokens_per_second},
                                  {"flops_per_token", figures.flops_per_token},
                                  {"gflops", figures.gflops()},
@@ -110,7 +111,7 @@ void print_json(const StepFigures& figures, const std::string& table) {
   if (figures.one_thread_tokens_per_second > 0)
     json["one_thread_tokens_per_second"] = figures.one_thread_tokens_per_second;
   add_noise(json, figures.noise);
-  fmt::print("{}\n", json.dump());
+  print_json(json);
   fmt::print(stderr, "{}", table);
 }
 
@@ -145,7 +146,7 @@ int run_bench_limits(const BenchLimitsOptions& options) {
                                       {"figures", figures},
                                       {"spread", limits.spread}};
   add_noise(all, limits.noise);
-  fmt::print("{}\n", all.dump());
+  print_json(all);
   return 0;
 }
 
@@ -170,7 +171,7 @@ int run_bench_step(const BenchStepOptions& options) {
   figures.noise = noise.noise();
   const std::string table = options.table ? bench.table() : "";
   if (options.json)
-    print_json(figures, table);
+    print_step_json(figures, table);
   else
     print_text(figures, table);
   return 0;

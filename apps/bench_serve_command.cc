@@ -9,6 +9,7 @@
 
 #include "apps/bench_command.h"
 #include "apps/model_argument.h"
+#include "apps/output.h"
 #include "backend/simd.h"
 #include "base/random.h"
 #include "bench/bandwidth.h"
@@ -136,7 +137,7 @@ int run_bench_load(const BenchLoadOptions& options) {
     if (options.packed) json["packed_seconds"] = best[1];
     json["copied_bytes_per_second"] = limit;
     add_noise(json, noise.noise());
-    fmt::print("{}\n", json.dump());
+    print_json(json);
     return 0;
   }
   const auto print = [&](const std::string& what, double seconds) {
@@ -183,7 +184,7 @@ int run_bench_decode(const BenchServeOptions& options) {
                                 {"threads", workplace.pool.threads()},
                                 {"decode", rows}};
     add_noise(json, noise.noise());
-    fmt::print("{}\n", json.dump());
+    print_json(json);
     return 0;
   }
   fmt::print("{} weights, {:.1f} MB read a token, {} threads, {}\n", options.format, weights / 1e6,
@@ -219,7 +220,7 @@ int run_bench_prefill(const BenchServeOptions& options) {
                                 {"fma_peak_gflops", peak},
                                 {"ratio", gflops / peak}};
     add_noise(json, noise.noise());
-    fmt::print("{}\n", json.dump());
+    print_json(json);
     return 0;
   }
   fmt::print("{} weights, {} tokens: {:.1f} tokens/s, {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f}, "

@@ -9,9 +9,9 @@
 
 #include "apps/interrupt.h"
 #include "apps/output.h"
+#include "base/utf8.h"
 #include "chat/answer.h"
 #include "chat/template.h"
-#include "data/utf8.h"
 
 namespace moray {
 
@@ -146,7 +146,7 @@ int answer_one(Chat& chat, const ChatOptions& options) {
                                     {"finish_reason", generation.finish == FinishReason::length ? "length" : "stop"},
                                     {"prompt_seconds", generation.prompt_seconds},
                                     {"seconds", generation.seconds}};
-  fmt::print("{}\n", json.dump());
+  print_json(json);
   return 0;
 }
 
@@ -203,7 +203,7 @@ int converse(Chat& chat) {
         Answer answer;
         print_speed(chat.answer(line, answer, false));
       } catch (const Error& error) {  // what cannot be answered does not end the conversation
-        fmt::print(stderr, "{}\n", error.what());
+        fmt::print(stderr, "{}\n", on_one_line(error.what()));
         if (!terminal) return 1;
       }
       take_interrupt();  // what stopped the answer is not pressed at the next prompt

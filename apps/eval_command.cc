@@ -5,6 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "apps/output.h"
 #include "data/dataset.h"
 #include "report/progress.h"
 #include "train/evaluate.h"
@@ -167,7 +168,10 @@ int run_eval(const EvalOptions& options) {
   if (options.data.empty() == options.text.empty()) fail("eval: give either --data DATASET or --text FILE");
   if (!options.against.empty()) {
     const Divergence sums = measure_divergence(options);
-    fmt::print("{}", options.json ? divergence_json(sums).dump() + "\n" : divergence_text(sums));
+    if (options.json)
+      print_json(divergence_json(sums));
+    else
+      fmt::print("{}", divergence_text(sums));
     return 0;
   }
   Task task(options);
@@ -184,7 +188,7 @@ int run_eval(const EvalOptions& options) {
                                       {"tokens", evaluation.tokens},
                                       {"bytes", task.stream.bytes},
                                       {"sequence_length", task.window}};
-    fmt::print("{}\n", json.dump());
+    print_json(json);
   } else {
     fmt::print(
         "loss           {:.6f} nats a token\nperplexity     {:.4f}\nbits per byte  {:.4f}\n{} tokens, {} "

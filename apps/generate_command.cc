@@ -8,7 +8,7 @@
 
 #include "apps/interrupt.h"
 #include "apps/output.h"
-#include "data/utf8.h"
+#include "base/utf8.h"
 #include "serve/stop_strings.h"
 
 namespace moray {
@@ -116,7 +116,7 @@ int run_generate(const GenerateCommandOptions& options) {
     json["prompt_seconds"] = generation.prompt_seconds;
     json["seconds"] = generation.seconds;
     if (options.logprobs >= 0) json["logprobs"] = logprobs;
-    fmt::print("{}\n", json.dump());
+    print_json(json);
     return 0;
   }
   print(replace_invalid_utf8(characters.finish()));

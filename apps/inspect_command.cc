@@ -7,6 +7,8 @@
 
 #include "apps/inspect_serving.h"
 #include "apps/model_argument.h"
+#include "apps/output.h"
+#include "base/utf8.h"
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
 #include "models/deepseek/activation_memory.h"
@@ -179,16 +181,16 @@ void print_plain(const Json& json, int indent) {
     const std::string pad(static_cast<size_t>(indent), ' ');
     if (key == "list") {
       for (const Json& tensor : value)
-        fmt::print("{}{:<64} {:<8} {}\n", pad, tensor["name"].get<std::string>(),
+        fmt::print("{}{:<64} {:<8} {}\n", pad, printable(tensor["name"].get<std::string>()),
                    tensor["dtype"].get<std::string>(), tensor["shape"].dump());
     } else if (value.is_object()) {
-      fmt::print("{}{}\n", pad, key);
+      fmt::print("{}{}\n", pad, printable(key));
       print_plain(value, indent + 2);
     } else {
-      std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+      std::string text = printable(value.is_string() ? value.get<std::string>() : value.dump());
       if (value.is_number_integer() && value.get<int64_t>() >= 100000)
         text += fmt::format("  ({})", short_count(value.get<double>()));
-      fmt::print("{}{:<{}} {}\n", pad, key, 30 - indent, text);
+      fmt::print("{}{:<{}} {}\n", pad, printable(key), 30 - indent, text);
     }
   }
 }
@@ -198,7 +200,7 @@ void print_plain(const Json& json, int indent) {
 int run_inspect(const InspectOptions& options) {
   const Json summary = inspect_path(options.path, options.tensors, options.memory);
   if (options.json)
-    fmt::print("{}\n", summary.dump());
+    print_json(summary);
   else
     print_plain(summary, 0);
   if (!options.json && summary.contains("serving")) print_serving(summary["serving"]);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/model_argument.h"
+#include "apps/output.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "data/dataset.h"
@@ -146,7 +147,7 @@ int run_numerics_products(const NumericsProductsOptions& options) {
   }
   if (!options.html.empty()) write_file_atomically(options.html, numerics::products_html(study, errors));
   if (options.json)
-    fmt::print("{}\n", to_json(study, errors).dump());
+    print_json(to_json(study, errors));
   else
     fmt::print("{}", numerics::products_table(study, errors));
   return 0;
@@ -167,7 +168,7 @@ int run_numerics_tensors(const NumericsTensorsOptions& options) {
   if (options.json) {
     Json list = Json::array();
     for (const numerics::TensorLoss& loss : losses) list.push_back(to_json(loss));
-    fmt::print("{}\n", Json{{"path", path.string()}, {"tensors", std::move(list)}}.dump());
+    print_json(Json{{"path", path.string()}, {"tensors", std::move(list)}});
   } else {
     fmt::print("{}", numerics::tensors_table(losses, static_cast<size_t>(options.worst), options.all));
   }
@@ -195,7 +196,7 @@ int run_numerics_quantization(const NumericsQuantizationOptions& options) {
                     {"worst_step", of.worst_step},
                     {"last_underflow", of.last_underflow},
                     {"saturated", of.saturated}});
-  fmt::print("{}\n", Json{{"run", options.run}, {"classes", std::move(list)}}.dump());
+  print_json(Json{{"run", options.run}, {"classes", std::move(list)}});
   return 0;
 }
 
@@ -218,7 +219,7 @@ int run_numerics_compare(const NumericsCompareOptions& options) {
   if (options.json) {
     Json json = to_json(comparison);
     if (gradients) json["gradients"] = to_json(*gradients);
-    fmt::print("{}\n", json.dump());
+    print_json(json);
   } else {
     fmt::print("{}", numerics::comparison_table(comparison));
     if (gradients) fmt::print("\n{}", numerics::gradients_table(*gradients));

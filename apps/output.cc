@@ -1,12 +1,15 @@
 #include "apps/output.h"
 
 #include <fcntl.h>
+#include <fmt/core.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace moray {
 
@@ -25,12 +28,16 @@ void occupy_standard_streams() {
     if (::fcntl(file, F_GETFD) < 0) ::open("/dev/null", file == 0 ? O_WRONLY : O_RDONLY);
 }
 
-std::string on_one_line(std::string text) {
+std::string on_one_line(std::string_view text) {
   constexpr size_t kMostBytes = 4000;
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  if (text.size() > kMostBytes) text.replace(kMostBytes, std::string::npos, "...");
-  return text;
+  std::string line = printable(text);
+  if (line.size() > kMostBytes)
+    line.replace(valid_utf8_prefix(std::string_view(line).substr(0, kMostBytes)), std::string::npos, "...");
+  return line;
+}
+
+void print_json(const nlohmann::ordered_json& json, int indent) {
+  fmt::print("{}\n", json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
 }  // namespace moray

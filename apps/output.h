@@ -1,6 +1,7 @@
 // Standard output, whose loss is an error: a full disk, a closed stream.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 
@@ -15,8 +16,10 @@ void flush_output();
 // such stream becomes one that can only fail.
 void occupy_standard_streams();
 
-// One line for a message whatever files hold: control characters become spaces, and what is longer than a
-// page is cut.
-std::string on_one_line(std::string text);
+// One line for a message whatever files hold: printable (base/utf8.h), and what is longer than a page is cut.
+std::string on_one_line(std::string_view text);
+
+// One object on standard output; names that are no UTF-8 do not stop it. On one line, or indented.
+void print_json(const nlohmann::ordered_json& json, int indent = -1);
 
 }  // namespace moray

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "apps/output.h"
 #include "apps/plan_model.h"
 #include "base/error.h"
 #include "base/files.h"
@@ -98,7 +99,7 @@ int run_plan_calibrate(const PlanCalibrateOptions& options) {
     write_file_atomically(options.output, rates_toml(named));
   }
   if (options.json) {
-    fmt::print("{}\n", calibration_json(report, rates, comparisons).dump(2));
+    print_json(calibration_json(report, rates, comparisons), 2);
     return 0;
   }
   fmt::print("{}\n{}\n", trace_table(report), rates_table(report, layers, Machine{cluster, rates, sms}));

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "apps/output.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "plan/plan_report.h"
@@ -20,7 +21,7 @@ int run_plan(const PlanOptions& options) {
   if (!options.html.empty()) write_file_atomically(options.html, plan::plan_html(planned, ledger, what_ifs));
   if (!options.trace.empty()) write_file_atomically(options.trace, plan::chrome_trace(planned));
   if (options.json)
-    fmt::print("{}\n", plan::plan_json(planned, ledger, what_ifs).dump(2));
+    print_json(plan::plan_json(planned, ledger, what_ifs), 2);
   else
     fmt::print("{}\n{}\n{}", plan::plan_table(planned), plan::ledger_table(ledger),
                plan::what_if_table(planned, what_ifs));
@@ -40,7 +41,7 @@ int run_plan_search(const PlanSearchOptions& options) {
   space.rank_by = options.rank_by == "cost" ? plan::RankBy::cost : plan::RankBy::time;
   const plan::SearchResult result = plan::search_layouts(input, space);
   if (options.plan.json)
-    fmt::print("{}\n", plan::search_json(result).dump(2));
+    print_json(plan::search_json(result), 2);
   else
     fmt::print("{}", plan::search_table(result, input, static_cast<size_t>(options.most)));
   return 0;
@@ -50,7 +51,7 @@ int run_plan_shapes(const PlanOptions& options) {
   const std::vector<plan::Shape> shapes =
       plan::sweep_shapes(plan::read_plan(options.recipe, options.cluster, options.assignments));
   if (options.json)
-    fmt::print("{}\n", plan::shapes_json(shapes).dump(2));
+    print_json(plan::shapes_json(shapes), 2);
   else
     fmt::print("{}", plan::shapes_table(shapes));
   return 0;

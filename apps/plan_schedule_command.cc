@@ -7,6 +7,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "apps/output.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "parallel/check.h"
@@ -142,7 +143,7 @@ int run_plan_schedule(const PlanScheduleOptions& options) {
   if (!options.svg.empty())
     write_file_atomically(options.svg, schedule_svg(found.schedule, found.timeline, bubble_line(found)));
   if (options.json)
-    fmt::print("{}\n", to_json(found, options.steps).dump());
+    print_json(to_json(found, options.steps));
   else
     print_plain(found, options.steps);
   return 0;

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "apps/output.h"
 #include "apps/plan_model.h"
 #include "base/config.h"
 #include "base/error.h"
@@ -183,7 +184,7 @@ int run_plan_serve(const PlanServeOptions& options) {
   for (const std::string& what_if : options.what_ifs)
     heading += fmt::format("what if: {}\n", what_if_about(what_if_of(what_if)));
   if (options.json)
-    fmt::print("{}\n", report.json.dump(2));
+    print_json(report.json, 2);
   else
     fmt::print("{}\n{}", heading, report.text);
   return 0;

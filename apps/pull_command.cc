@@ -10,6 +10,7 @@
 #include <set>
 
 #include "apps/model_argument.h"
+#include "apps/output.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/fp8_weights.h"
@@ -121,7 +122,7 @@ int run_pull(const PullCommandOptions& options) {
         {"folder", pull.output.string()}, {"repository", pull.repository},
         {"commit", summary.commit},       {"files", summary.files},
         {"bytes", summary.bytes},         {"was_complete", summary.was_complete}};
-    fmt::print("{}\n", json.dump());
+    print_json(json);
   } else {
     fmt::print("{}: {} files, {}B, commit {}{}\n", pull.output.string(), summary.files,
                short_count(static_cast<double>(summary.bytes)), summary.commit.substr(0, 12),

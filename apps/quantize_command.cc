@@ -8,6 +8,7 @@
 
 #include "apps/eval_command.h"
 #include "apps/model_argument.h"
+#include "apps/output.h"
 #include "checkpoint/checkpoint.h"
 #include "report/progress.h"
 #include "serve/quantize.h"
@@ -55,7 +56,7 @@ int run_quantize(const QuantizeOptions& options) {
                                 {"shards", summary.shards},
                                 {"shards_there", summary.shards_there}};
     if (cost) json["cost"] = divergence_json(*cost);
-    fmt::print("{}\n", json.dump());
+    print_json(json);
     return 0;
   }
   fmt::print("{}: {}, {}B of weights from {}B\n", options.output, options.format,

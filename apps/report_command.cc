@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "apps/output.h"
 #include "base/error.h"
 #include "report/report.h"
 
@@ -15,7 +16,7 @@ int run_report(const ReportOptions& options) {
       options.output.empty() ? fs::path(options.runs.at(0)) / "report.html" : fs::path(options.output);
   write_report({options.runs.begin(), options.runs.end()}, output);
   if (options.json)
-    fmt::print("{}\n", nlohmann::ordered_json{{"report", output.string()}}.dump());
+    print_json(nlohmann::ordered_json{{"report", output.string()}});
   else
     fmt::print("{}\n", output.string());
   return 0;

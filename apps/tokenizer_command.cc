@@ -10,9 +10,9 @@
 #include "apps/model_argument.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "chat/template.h"
 #include "data/bpe_train.h"
-#include "data/utf8.h"
 #include "report/progress.h"
 
 namespace moray {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/model_argument.h"
+#include "apps/output.h"
 #include "train/run.h"
 
 namespace moray {
@@ -28,7 +29,7 @@ int run_train(const TrainOptions& options) {
                                 {"checkpoint", summary.checkpoint.string()},
                                 {"interrupted", summary.interrupted}};
     if (summary.validation_loss) json["validation_loss"] = *summary.validation_loss;
-    fmt::print("{}\n", json.dump());
+    print_json(json);
   } else {
     fmt::print("{} {} steps, {} tokens: loss {:.6f} (bits {})\n",
                summary.interrupted ? "stopped after" : "trained", summary.steps, summary.tokens, summary.loss,

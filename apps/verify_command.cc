@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "apps/output.h"
+#include "base/utf8.h"
 #include "report/progress.h"
 #include "serve/verify.h"
 
@@ -36,8 +38,8 @@ nlohmann::ordered_json json_of(const ReferenceCase& reference, const CaseReport&
 void print_case(const ReferenceCase& reference, const CaseReport& report) {
   const std::string experts =
       report.layers > 0 ? fmt::format("{}/{} layers", report.equal_layers, report.layers) : "not recorded";
-  fmt::print("{:<20} {:>6} {:>5}/{:<5} {:>4}  {:>10.6f}  {:<14} {}\n", reference.name, reference.prompt.size(),
-             report.equal, report.tokens, report.ties, report.largest_difference, experts,
+  fmt::print("{:<20} {:>6} {:>5}/{:<5} {:>4}  {:>10.6f}  {:<14} {}\n", printable(reference.name),
+             reference.prompt.size(), report.equal, report.tokens, report.ties, report.largest_difference, experts,
              report.agrees() ? "agrees" : "DIFFERS");
   if (!report.agrees()) fmt::print("  {}\n", report.first_difference);
 }
@@ -56,8 +58,8 @@ int run_verify(const VerifyOptions& options) {
   Serving serving(serving_options, static_cast<int64_t>(longest));
   if (!options.json)
     fmt::print("{}, reference by {}\ntolerance {} of a log probability\n\n{:<20} {:>6} {:>11} {:>4}  {:>10}  {:<14}\n",
-               reference.model, reference.made_by, reference.tolerance, "case", "prompt", "equal", "ties",
-               "difference", "experts");
+               printable(reference.model), printable(reference.made_by), reference.tolerance, "case", "prompt", "equal",
+               "ties", "difference", "experts");
   nlohmann::ordered_json cases = nlohmann::ordered_json::array();
   size_t agreeing = 0;
   Progress progress("verify", static_cast<int64_t>(reference.cases.size()), "cases");
@@ -70,7 +72,7 @@ int run_verify(const VerifyOptions& options) {
   }
   const bool all = agreeing == reference.cases.size();
   if (options.json)
-    fmt::print("{}\n", nlohmann::ordered_json{{"verified", all}, {"cases", cases}}.dump());
+    print_json(nlohmann::ordered_json{{"verified", all}, {"cases", cases}});
   else
     fmt::print("\n{}: {} of {} cases agree\n", all ? "verified" : "NOT verified", agreeing, reference.cases.size());
   return all ? 0 : 1;

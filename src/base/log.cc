@@ -3,6 +3,8 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include "base/utf8.h"
+
 namespace moray::log {
 
 namespace {
@@ -16,7 +18,7 @@ spdlog::logger& logger() {
 }
 }  // namespace
 
-void write_info(std::string_view message) { logger().info("{}", message); }
-void write_warning(std::string_view message) { logger().warn("warning: {}", message); }
+void write_info(std::string_view message) { logger().info("{}", printable(message, "\n")); }
+void write_warning(std::string_view message) { logger().warn("warning: {}", printable(message, "\n")); }
 
 }  // namespace moray::log

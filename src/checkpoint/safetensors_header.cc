@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace moray {
 
@@ -16,10 +17,8 @@ using nlohmann::json;
 constexpr std::string_view kMetadata = "__metadata__";
 
 // Names come from the file: cut and cleaned before they enter a message.
-std::string shown(std::string name) {
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, ' ');
-  return name.size() > 120 ? name.substr(0, 120) + "..." : name;
+std::string shown(const std::string& name) {
+  return printable(name.substr(0, 120)) + (name.size() > 120 ? "..." : "");
 }
 
 // nlohmann's event interface. `state_` says which part of the fixed structure the next event must continue.

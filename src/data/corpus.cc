@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "data/byte_stream.h"
-#include "data/utf8.h"
 
 namespace moray {
 

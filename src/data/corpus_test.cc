@@ -5,9 +5,9 @@
 
 #include <set>
 
+#include "base/utf8.h"
 #include "data/data_testing.h"
 #include "data/document_stream.h"
-#include "data/utf8.h"
 
 namespace moray {
 namespace {

@@ -3,9 +3,9 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "data/byte_level.h"
 #include "data/gguf_metadata.h"
-#include "data/utf8.h"
 
 namespace moray {
 

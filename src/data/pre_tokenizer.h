@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/utf8.h"
 #include "data/regex.h"
-#include "data/utf8.h"
 
 namespace moray {
 

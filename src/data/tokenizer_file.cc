@@ -7,10 +7,10 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "data/gguf_vocabulary.h"
 #include "data/tiktoken.h"
 #include "data/tokenizer_json.h"
-#include "data/utf8.h"
 
 namespace moray {
 

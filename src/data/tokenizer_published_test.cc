@@ -6,12 +6,12 @@
 #include <cstdlib>
 #include <map>
 
+#include "base/utf8.h"
 #include "data/byte_stream.h"
 #include "data/data_testing.h"
 #include "data/gguf_vocabulary.h"
 #include "data/tiktoken.h"
 #include "data/tokenizer.h"
-#include "data/utf8.h"
 
 namespace moray {
 namespace {

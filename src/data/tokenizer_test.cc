@@ -4,10 +4,10 @@
 #include <set>
 #include <thread>
 
+#include "base/utf8.h"
 #include "data/byte_level.h"
 #include "data/data_testing.h"
 #include "data/tokenizer_json.h"
-#include "data/utf8.h"
 
 namespace moray {
 namespace {
@@ -49,19 +49,6 @@ TEST(ByteLevel, IsABijectionOntoPrintableCharacters) {
   EXPECT_EQ(to_byte_level(" \n"), "ĠĊ");
   EXPECT_FALSE(from_byte_level("<｜x｜>").has_value());
   EXPECT_FALSE(from_byte_level("\xc4").has_value());
-}
-
-TEST(Utf8, FindsTheFirstInvalidByte) {
-  EXPECT_EQ(valid_utf8_prefix("plain ascii, long enough for words"), 34u);
-  for (const char* text : {"é", "数", "🐍", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf"})
-    EXPECT_EQ(valid_utf8_prefix(text), std::string_view(text).size()) << text;
-  for (const char* text : {"\x80", "\xc0\xaf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf0\x80\x80\xaf",
-                           "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xc3", "\xe6\x95", "\xff"})
-    EXPECT_EQ(valid_utf8_prefix(std::string("12345678") + text), 8u);
-  EXPECT_EQ(replace_invalid_utf8("a\xff"
-                                 "b"),
-            "a\uFFFD"
-            "b");
 }
 
 TEST(PreTokenizer, SplitsAsV3Does) {
@@ -310,29 +297,6 @@ TEST(Tokenizer, FoldersWithTheirConfig) {
   error(R"({"added_tokens_decoder": {"50": {"content": "<new>"}}})", "token 50 is '<new>'");
   error(R"({"added_tokens_decoder": {"900": {"content": ""}}})", "token 900 is empty");
   error(R"({"bos_token": 5})", "bos_token");
-}
-
-TEST(Utf8Stream, HoldsIncompleteCharacters) {
-  const std::string text = "aé数🐍\xff\xe6\x95z\xf0\x9f\xc3(\xed\xa0\x80\xf4\x90\xe0\x80";
-  Random random(9, 0);
-  for (int repeat = 0; repeat < 200; ++repeat) {
-    Utf8Stream stream;
-    std::string passed, replaced;
-    for (size_t at = 0; at < text.size();) {
-      const size_t size = std::min<size_t>(1 + random.below(4), text.size() - at);
-      const std::string piece = stream.push(text.substr(at, size));
-      passed += piece;
-      replaced += replace_invalid_utf8(piece);
-      at += size;
-    }
-    const std::string rest = stream.finish();
-    EXPECT_EQ(passed + rest, text);
-    EXPECT_EQ(replaced + replace_invalid_utf8(rest), replace_invalid_utf8(text));
-  }
-  Utf8Stream stream;
-  EXPECT_EQ(stream.push("\xf0\x9f"), "");
-  EXPECT_EQ(stream.push("\x90"), "");
-  EXPECT_EQ(stream.push("\x8d!"), "🐍!");
 }
 
 TEST(Regex, MeansWhatTokenizersMean) {

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <map>
 
+#include "base/utf8.h"
 #include "checkpoint/fp8_weights.h"
 #include "numerics/tensors.h"
 
@@ -57,7 +58,7 @@ std::string share(int64_t count, double of) {
 
 void add_row(Out out, const std::string& name, int width, const std::string& count, double outlier,
              const TensorLoss& loss) {
-  fmt::format_to(out, "{:<{}} {:>8} {:>8.1f} {:>8}", name, width, count, outlier,
+  fmt::format_to(out, "{:<{}} {:>8} {:>8.1f} {:>8}", printable(name), width, count, outlier,
                  share(loss.far_out, loss.elements()));
   for (Sharing sharing : kSharings) {
     fmt::format_to(out, " ");

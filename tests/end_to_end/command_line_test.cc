@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <nlohmann/json.hpp>
 
+#include "checkpoint/checkpoint.h"
 #include "workshop.h"
 
 namespace moray::test {
@@ -149,6 +151,32 @@ TEST(CommandLine, ProgressGoesToStderrWithoutControlCharacters) {
   const Outcome outcome = moray(Workshop::get().train(scratch / "run"));
   EXPECT_NE(outcome.err.find("plan: 12 steps"), std::string::npos) << outcome.err;
   EXPECT_EQ(outcome.err.find_first_of("\r\x1b"), std::string::npos) << outcome.err;
+}
+
+// Names of folders and tensors are bytes of anybody's choice.
+TEST(CommandLine, NamesSteerNoTerminalAndStopNoJson) {
+  const ScratchFolder scratch;
+  const fs::path folder = scratch / "m\xff\x1b[2J\xc2\x9b";
+  copy_folder(*latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model", folder);
+  const std::string header =
+      R"({"a\u001b[2Jb\u009b":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})";
+  const uint64_t length = header.size();
+  write_file_atomically(folder / "x.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + header);
+  const auto harmless = [](const std::string& text) {
+    return text.find_first_of("\x1b\xff") == std::string::npos && text.find("\u009b") == std::string::npos;
+  };
+  for (const std::string& path : {folder.string(), (folder / "x.safetensors").string()}) {
+    const Outcome plain = moray({"inspect", path, "--tensors"});
+    EXPECT_EQ(plain.status, 0) << plain.err;
+    EXPECT_TRUE(harmless(plain.out)) << plain.out;
+    EXPECT_NE(plain.out.find("\uFFFD"), std::string::npos) << "the folder's name";
+    const Outcome json = moray({"inspect", path, "--tensors", "--json"});
+    EXPECT_EQ(json.status, 0) << json.err;
+    EXPECT_TRUE(nlohmann::json::accept(json.out)) << json.out;
+  }
+  const Outcome refused = moray({"inspect", folder / "none"});
+  expect_refusal(refused, {"none", "no such file"});
+  EXPECT_TRUE(harmless(refused.err)) << refused.err;
 }
 
 TEST(CommandLine, AClosedPipeEndsQuietly) {

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "base/utf8.h"
 #include "checkpoint/checkpoint.h"
-#include "data/utf8.h"
 #include "report/metrics.h"
 #include "workshop.h"
 

@@ -1,4 +1,4 @@
-#include "data/utf8.h"
+#include "base/utf8.h"
 
 #include <algorithm>
 #include <array>
@@ -56,6 +56,31 @@ std::string replace_invalid_utf8(std::string_view text) {
     result += text.substr(0, valid);
     if (valid < text.size()) append_utf8(result, 0xfffd);
     text.remove_prefix(valid < text.size() ? valid + 1 : valid);
+  }
+  return result;
+}
+
+namespace {
+// The length of the character at the front of a valid `text` where it steers a terminal, or 0.
+size_t steering_length(std::string_view text) {
+  const auto first = static_cast<unsigned char>(text[0]);
+  if (first < 0x20 || first == 0x7f) return 1;
+  if (first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0) return 2;
+  if (first != 0xe2) return 0;
+  const std::string_view character = text.substr(0, 3);
+  const auto within = [&](std::string_view begin, std::string_view end) { return begin <= character && character <= end; };
+  return within("\u200e", "\u200f") || within("\u2028", "\u202e") || within("\u2066", "\u2069") ? 3 : 0;
+}
+}  // namespace
+
+std::string printable(std::string_view text, std::string_view kept) {
+  const std::string valid = replace_invalid_utf8(text);
+  std::string result;
+  for (std::string_view rest = valid; !rest.empty();) {
+    const size_t steering = kept.find(rest[0]) == std::string_view::npos ? steering_length(rest) : 0;
+    const size_t length = std::max(steering, character_length(rest));
+    result += steering > 0 ? std::string_view(" ") : rest.substr(0, length);
+    rest.remove_prefix(length);
   }
   return result;
 }
