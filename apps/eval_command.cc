@@ -111,6 +111,18 @@ Divergence compare_served(Serving& model, Serving& original, const Stream& strea
   return sums;
 }
 
+// Predictions of two models compare where an id is the same token to both.
+void expect_same_tokens(const Tokenizer& ours, const Tokenizer& theirs, const EvalOptions& options) {
+  if (ours.checksum() == theirs.checksum()) return;
+  if (ours.vocabulary_size() != theirs.vocabulary_size())
+    fail("{}: its tokenizer has {} tokens, that of {} {}", options.against, theirs.vocabulary_size(),
+         options.serving.model, ours.vocabulary_size());
+  for (int32_t id = 0; id < ours.vocabulary_size(); ++id)
+    if (ours.token_bytes(id) != theirs.token_bytes(id))
+      fail("{}: its tokenizer is another than that of {}: token {} is '{}', there '{}'", options.against,
+           options.serving.model, id, theirs.token_bytes(id), ours.token_bytes(id));
+}
+
 // What a command evaluates: one model, the text in tokens, and windows of it.
 struct Task {
   explicit Task(const EvalOptions& options)
@@ -154,6 +166,8 @@ Divergence measure_divergence(const EvalOptions& options) {
   Task task(options);
   ServingOptions other = options.serving;
   other.model = options.against;
+  other.needs_tokenizer = false;
+  expect_same_tokens(task.serving.tokenizer(), Tokenizer::read(resolve_model_folder(options.against)), options);
   Serving original(other, task.window);
   if (original.served().model.config.vocab_size != task.serving.served().model.config.vocab_size)
     fail("{}: its vocabulary is not that of {}", options.against, options.serving.model);

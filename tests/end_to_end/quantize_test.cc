@@ -29,6 +29,26 @@ TEST(QuantizeCommand, TellsWhatItCosts) {
   EXPECT_NE(plain.out.find("KL divergence"), std::string::npos) << plain.out << plain.err;
 }
 
+TEST(Eval, ComparesModelsOfOneTokenizer) {
+  const Workshop& workshop = Workshop::get();
+  const ScratchFolder scratch;
+  copy_folder(*latest_checkpoint(workshop.trained() / "checkpoints") / "model", scratch / "other");
+  const fs::path tokenizer = scratch / "other" / "tokenizer.json";
+  const auto eval = [&] {
+    return moray({"eval", "--model", workshop.trained(), "--against", scratch / "other", "--text",
+                  workshop.corpus() / "000.txt", "--json"});
+  };
+  nlohmann::ordered_json changed = nlohmann::ordered_json::parse(read_file(tokenizer));
+  write_file_atomically(tokenizer, changed.dump());  // the same tokens, written otherwise
+  const Outcome same = eval();
+  ASSERT_EQ(same.status, 0) << same.err;
+  EXPECT_EQ(json::parse(same.out)["divergence"], 0);
+  auto& vocabulary = changed["model"]["vocab"];
+  std::swap(vocabulary["a"], vocabulary["b"]);
+  write_file_atomically(tokenizer, changed.dump());
+  expect_refusal(eval(), {"tokenizer", "'a'", "'b'"});
+}
+
 TEST(QuantizeCommand, TakesOverNothingThatIsNotItsOwn) {
   const std::string model = Workshop::get().trained();
   const ScratchFolder scratch;
