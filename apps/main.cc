@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include "apps/bus_error.h"
 #include "apps/command_line.h"
 #include "apps/output.h"
 #include "base/error.h"
@@ -31,6 +32,7 @@ int main(int argc, char** argv) {
   moray::occupy_standard_streams();
   ::signal(SIGPIPE, SIG_DFL);  // `moray ... | head` ends quietly
   ::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write, told in words
+  moray::report_bus_errors();
   CLI::App app("moray: train and run DeepSeek-V3-class models");
   app.require_subcommand(1);
   app.footer("moray COMMAND --help shows a command's options, with examples.");

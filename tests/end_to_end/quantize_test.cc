@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint.h"
+#include "tests/published/sparse_folder.h"
 #include "workshop.h"
 
 namespace moray::test {
@@ -87,6 +88,26 @@ TEST(QuantizeCommand, RefusesWhatCannotBeServed) {
   config["kv_lora_rank"] = 24;
   write_file_atomically(scratch / "shape" / "config.json", config.dump());
   refuse("shape", {"kv_a_proj_with_mqa"});
+}
+
+// Whoever copies over a shard cuts it first, under the feet of those who have it mapped.
+TEST(QuantizeCommand, TellsWhichFileWasCutWhileItWasRead) {
+  const ScratchFolder scratch;
+  write_sparse_folder(scratch / "model", published_config("v2-lite"));  // 31 GB of holes
+  Process process(Invocation{.arguments = {"quantize", scratch / "model", scratch / "q"}});
+  const double end = seconds_now() + 60;
+  const auto begun = [&] {
+    std::error_code none_yet;
+    for (const fs::directory_entry& entry : fs::directory_iterator(scratch / "q.part", none_yet))
+      if (entry.path().string().ends_with(".safetensors.part")) return true;
+    return false;
+  };
+  while (!begun() && !process.ended() && seconds_now() < end) sleep_seconds(0.001);
+  for (const fs::directory_entry& entry : fs::directory_iterator(scratch / "model"))
+    if (entry.path().extension() == ".safetensors") fs::resize_file(entry.path(), 4096);
+  ASSERT_TRUE(process.ends_within(60));
+  expect_refusal(process.wait(), {(scratch / "model").string(), ".safetensors", "has become shorter"},
+                 /*after_info=*/true);
 }
 
 TEST(Checkpoints, AreVerifiedHoweverTheirPathEnds) {
