@@ -8,7 +8,7 @@
 #include "backend/cpu/register.h"
 #include "base/random.h"
 #include "ops/tolerances.h"
-#include "ops/weight_cases.h"
+#include "tests/support/weight_cases.h"
 #include "tests/support/workbench.h"
 
 namespace moray {

@@ -8,7 +8,7 @@
 
 #include "ops/matmul.h"
 #include "ops/tolerances.h"
-#include "ops/weight_cases.h"
+#include "tests/support/weight_cases.h"
 #include "tests/support/workbench.h"
 
 namespace moray {
