@@ -16,6 +16,7 @@
 #include "bench/peak.h"
 #include "checkpoint/safetensors_writer.h"
 #include "report/progress.h"
+#include "runtime/trace.h"
 #include "serve/engine.h"
 #include "serve/packed_cache.h"
 #include "serve/random_model.h"
@@ -36,7 +37,8 @@ DType weight_dtype(const std::string& format) {
 }
 
 // A recipe's [model]; `assignments` (--set) can name nothing else.
-deepseek::ModelConfig model_of_recipe(const std::string& recipe, const std::vector<std::string>& assignments) {
+deepseek::ModelConfig model_of_recipe(const std::string& recipe,
+                                      const std::vector<std::string>& assignments) {
   Config config = Config::read(recipe);
   for (const std::string& assignment : assignments) config.set(assignment);
   deepseek::ModelConfig model = deepseek::ModelConfig::from_recipe(config);
@@ -88,6 +90,16 @@ deepseek::ModelConfig shape_of(const BenchMakeModelOptions& options) {
   return model_of_recipe(options.shape, options.assignments);
 }
 
+// Where the time of a body goes, by op family.
+template <class Body>
+std::string table_of(Exec& exec, const Body& body) {
+  Tracer tracer;
+  exec.tracer = &tracer;
+  body();
+  exec.tracer = nullptr;
+  return tracer.table();
+}
+
 // From a folder to the first token's logits.
 double seconds_to_first_token(const fs::path& folder, int threads, bool packed, double& bytes) {
   return seconds_of([&] {
@@ -95,9 +107,8 @@ double seconds_to_first_token(const fs::path& folder, int threads, bool packed, 
     const SafetensorsFolder weights(folder);
     const WeightPlan plan = plan_weights(weights, read_model_config(folder), false);
     bytes = static_cast<double>(plan.bytes());
-    const ServedModel served =
-        packed ? load_weights_or_packed(workplace.exec, weights, plan, /*keep=*/true)
-               : load_weights(workplace.exec, weights, plan);
+    const ServedModel served = packed ? load_weights_or_packed(workplace.exec, weights, plan, /*keep=*/true)
+                                      : load_weights(workplace.exec, weights, plan);
     Engine engine(workplace.exec, served, {});
     engine.logits(engine.append_prompt(std::array<int32_t, 1>{0}));
   });
@@ -124,7 +135,8 @@ int run_bench_load(const BenchLoadOptions& options) {
   double bytes = 0;
   std::array<double, 2> best = {1e30, 1e30};  // fresh, packed
   const size_t ways = options.packed ? 2 : 1;
-  for (int round = 0; round < options.rounds; ++round)  // the first fills the page cache and writes the packed file
+  for (int round = 0; round < options.rounds;
+       ++round)  // the first fills the page cache and writes the packed file
     for (size_t way = 0; way < ways; ++way) {
       const double seconds = seconds_to_first_token(folder, options.threads, way == 1, bytes);
       if (round > 0) best[way] = std::min(best[way], seconds);
@@ -160,6 +172,7 @@ int run_bench_decode(const BenchServeOptions& options) {
   pack_weights(exec, served);
   const double weights = bytes_a_token(served);
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  std::string tables;
   for (int64_t context : options.contexts) {
     Engine engine(exec, served, {});
     engine.append_prompt(random_tokens(context, config.vocab_size));
@@ -167,7 +180,14 @@ int run_bench_decode(const BenchServeOptions& options) {
     for (size_t i = 0; i < 2; ++i) engine.logits(engine.append_generated(ids[i]));
     std::vector<double> seconds;
     for (int64_t i = 0; i < options.tokens; ++i)
-      seconds.push_back(seconds_of([&] { engine.logits(engine.append_generated(ids[static_cast<size_t>(i + 2)])); }));
+      seconds.push_back(
+          seconds_of([&] { engine.logits(engine.append_generated(ids[static_cast<size_t>(i + 2)])); }));
+    if (options.table)
+      tables += fmt::format("after {} tokens of context, {} tokens:\n{}", context, options.tokens,
+                            table_of(exec, [&] {
+                              for (int64_t i = 0; i < options.tokens; ++i)
+                                engine.logits(engine.append_generated(ids[static_cast<size_t>(i)]));
+                            }));
     BandwidthProbe probe(workplace.pool.threads(), int64_t{256} << 20);
     const double limit = bandwidth_limit(probe, Moves::read, workplace.pool.threads()) * 1e9;
     std::ranges::sort(seconds);
@@ -185,6 +205,7 @@ int run_bench_decode(const BenchServeOptions& options) {
                                 {"decode", rows}};
     add_noise(json, noise.noise());
     print_json(json);
+    fmt::print(stderr, "{}", tables);
     return 0;
   }
   fmt::print("{} weights, {:.1f} MB read a token, {} threads, {}\n", options.format, weights / 1e6,
@@ -194,7 +215,7 @@ int run_bench_decode(const BenchServeOptions& options) {
                row["context"].get<int64_t>(), row["tokens_per_second"].get<double>(),
                row["weight_gb_per_second"].get<double>(), 100 * row["ratio"].get<double>(),
                row["read_limit_gb_per_second"].get<double>());
-  fmt::print("noise: {}\n", noise.noise().to_string());
+  fmt::print("noise: {}\n{}", noise.noise().to_string(), tables);
   return 0;
 }
 
@@ -205,11 +226,13 @@ int run_bench_prefill(const BenchServeOptions& options) {
   ServedModel served = random_model(workplace.exec, config, weight_dtype(options.format));
   pack_weights(workplace.exec, served);
   const std::vector<int32_t> ids = random_tokens(options.prompt_tokens, config.vocab_size);
-  double best = 1e30;
-  for (int round = 0; round < 4; ++round) {  // the first warms up
+  const auto compute = [&] {
     Engine engine(workplace.exec, served, {});
-    best = std::min(best, seconds_of([&] { engine.logits(engine.append_prompt(ids)); }));
-  }
+    return seconds_of([&] { engine.logits(engine.append_prompt(ids)); });
+  };
+  double best = 1e30;
+  for (int round = 0; round < 4; ++round) best = std::min(best, compute());  // the first warms up
+  const std::string table = options.table ? table_of(workplace.exec, compute) : "";
   const double gflops = prompt_flops(config, static_cast<double>(options.prompt_tokens)) / best / 1e9;
   const double peak = fma_peak_gflops(simd_name(), workplace.pool.threads());
   const double rate = static_cast<double>(options.prompt_tokens) / best;
@@ -221,12 +244,14 @@ int run_bench_prefill(const BenchServeOptions& options) {
                                 {"ratio", gflops / peak}};
     add_noise(json, noise.noise());
     print_json(json);
+    fmt::print(stderr, "{}", table);
     return 0;
   }
-  fmt::print("{} weights, {} tokens: {:.1f} tokens/s, {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f}, "
-             "{}, {} threads)\nnoise: {}\n",
-             options.format, options.prompt_tokens, rate, gflops, 100 * gflops / peak, peak, simd_name(),
-             workplace.pool.threads(), noise.noise().to_string());
+  fmt::print(
+      "{} weights, {} tokens: {:.1f} tokens/s, {:.1f} GFLOP/s = {:.1f}% of the multiply-add peak ({:.1f}, "
+      "{}, {} threads)\nnoise: {}\n{}",
+      options.format, options.prompt_tokens, rate, gflops, 100 * gflops / peak, peak, simd_name(),
+      workplace.pool.threads(), noise.noise().to_string(), table);
   return 0;
 }
 

@@ -14,6 +14,7 @@ struct BenchServeOptions {
   int64_t tokens = 24;                     // to decode
   std::vector<int64_t> contexts = {128};   // tokens before the first decoded one
   int threads = 0;
+  bool table = false;  // where the time goes, by op family
   bool json = false;
 };
 int run_bench_decode(const BenchServeOptions&);

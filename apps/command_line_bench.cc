@@ -17,6 +17,7 @@ void add_bench_serve(CLI::App& bench, Action& action) {
                         "KEY=VALUE, overrides a key of the recipe; may be repeated");
     command->add_option("--format", options->format, "of the weights: f32, bf16, fp8, 8bit or 4bit")
         ->capture_default_str();
+    command->add_flag("--table", options->table, "where the time goes, by op family");
     add_threads(command, options->threads);
     add_json(command, options->json);
     command->callback([=, &action] { action = [=] { return run(*options); }; });
