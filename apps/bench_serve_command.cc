@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "apps/bench_command.h"
@@ -100,6 +101,43 @@ std::string table_of(Exec& exec, const Body& body) {
   return tracer.table();
 }
 
+double median(std::vector<double> numbers) {
+  std::ranges::sort(numbers);
+  return numbers[numbers.size() / 2];
+}
+
+// Tokens one by one, and between them what memory reads: it may change within seconds on a shared machine.
+struct DecodeSamples {
+  std::vector<double> seconds;  // of a token
+  std::vector<double> limits;   // GB/s around it, the larger of before and after
+
+  DecodeSamples(int threads, int64_t tokens, const std::function<void(int64_t)>& decode) {
+    BandwidthProbe probe(threads, int64_t{256} << 20);
+    double before = limit(probe, threads);
+    for (int64_t i = 0; i < tokens; ++i) {
+      seconds.push_back(seconds_of([&] { decode(i); }));
+      const double after = limit(probe, threads);
+      limits.push_back(std::max(before, after));
+      before = after;
+    }
+  }
+
+  std::vector<double> seconds_times_limits() const {
+    std::vector<double> products(seconds.size());
+    std::ranges::transform(seconds, limits, products.begin(), std::multiplies());
+    return products;
+  }
+
+ private:
+  static double limit(BandwidthProbe& probe, int threads) {
+    constexpr double kSeconds = 0.02;
+    const auto read = [&](int streams) {
+      return probe.measure(Traffic::read, threads, streams, 0, kSeconds).median;
+    };
+    return std::max(read(1), read(4));
+  }
+};
+
 // From a folder to the first token's logits.
 double seconds_to_first_token(const fs::path& folder, int threads, bool packed, double& bytes) {
   return seconds_of([&] {
@@ -177,26 +215,23 @@ int run_bench_decode(const BenchServeOptions& options) {
     Engine engine(exec, served, {});
     engine.append_prompt(random_tokens(context, config.vocab_size));
     const std::vector<int32_t> ids = random_tokens(options.tokens + 2, config.vocab_size);
-    for (size_t i = 0; i < 2; ++i) engine.logits(engine.append_generated(ids[i]));
-    std::vector<double> seconds;
-    for (int64_t i = 0; i < options.tokens; ++i)
-      seconds.push_back(
-          seconds_of([&] { engine.logits(engine.append_generated(ids[static_cast<size_t>(i + 2)])); }));
+    const auto decode = [&](int64_t i) {
+      engine.logits(engine.append_generated(ids[static_cast<size_t>(i)]));
+    };
+    for (int64_t i = 0; i < 2; ++i) decode(i);
+    const DecodeSamples samples(workplace.pool.threads(), options.tokens, [&](int64_t i) { decode(i + 2); });
+    rows.push_back({{"context", context},
+                    {"tokens_per_second", 1 / median(samples.seconds)},
+                    {"weight_gb_per_second", weights / median(samples.seconds) / 1e9},
+                    {"read_limit_gb_per_second", median(samples.limits)},
+                    {"ratio", weights / 1e9 / median(samples.seconds_times_limits())},
+                    {"seconds", samples.seconds},
+                    {"limits", samples.limits}});
     if (options.table)
       tables += fmt::format("after {} tokens of context, {} tokens:\n{}", context, options.tokens,
                             table_of(exec, [&] {
-                              for (int64_t i = 0; i < options.tokens; ++i)
-                                engine.logits(engine.append_generated(ids[static_cast<size_t>(i)]));
+                              for (int64_t i = 0; i < options.tokens; ++i) decode(i);
                             }));
-    BandwidthProbe probe(workplace.pool.threads(), int64_t{256} << 20);
-    const double limit = bandwidth_limit(probe, Moves::read, workplace.pool.threads()) * 1e9;
-    std::ranges::sort(seconds);
-    const double median = seconds[seconds.size() / 2];
-    rows.push_back({{"context", context},
-                    {"tokens_per_second", 1 / median},
-                    {"weight_gb_per_second", weights / median / 1e9},
-                    {"read_limit_gb_per_second", limit / 1e9},
-                    {"ratio", weights / median / limit}});
   }
   if (options.json) {
     nlohmann::ordered_json json{{"format", options.format},

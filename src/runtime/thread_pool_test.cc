@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 #include <stdexcept>
 
@@ -18,6 +19,40 @@ TEST(ThreadPool, RunsEveryIndexOnce) {
       EXPECT_EQ(std::accumulate(hits.begin(), hits.end(), 0), static_cast<int>(hits.size()));
     }
   }
+}
+
+TEST(ThreadPool, StretchesRunEveryIndexOnce) {
+  for (int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 2000; ++round) {
+      std::vector<int> hits(static_cast<size_t>(round % 37), 0);
+      pool.for_stretches(static_cast<int64_t>(hits.size()),
+                         [&](int64_t i, int) { ++hits[static_cast<size_t>(i)]; });
+      EXPECT_EQ(std::count(hits.begin(), hits.end(), 1), static_cast<int64_t>(hits.size()));
+    }
+  }
+}
+
+TEST(ThreadPool, AThreadGoesAlongItsStretchAndThenTakesOver) {
+  ThreadPool alone(1);
+  std::vector<int64_t> order;
+  alone.for_stretches(4, [&](int64_t i, int) { order.push_back(i); });
+  EXPECT_EQ(order, (std::vector<int64_t>{0, 1, 2, 3}));
+
+  // The thread that takes index 0 waits until the other has done all the rest, the end of its stretch
+  // included.
+  ThreadPool pool(2);
+  std::atomic<int> done = 0;
+  std::vector<int64_t> others;
+  pool.for_stretches(10, [&](int64_t i, int) {
+    if (i == 0) {
+      while (done != 9) std::this_thread::yield();
+    } else {
+      others.push_back(i);
+      ++done;
+    }
+  });
+  EXPECT_EQ(others, (std::vector<int64_t>{5, 6, 7, 8, 9, 4, 3, 2, 1}));
 }
 
 TEST(ThreadPool, NestedCallsRunInline) {

@@ -38,8 +38,7 @@ class Quantized {
   // Gate and up read the same rows.
   size_t index_of(const Tensor& x_TI) const {
     size_t i = 0;
-    while (i < all_.size() &&
-           (all_[i].from != x_TI.data<float>() || all_[i].codes.rows != x_TI.extent(0)))
+    while (i < all_.size() && (all_[i].from != x_TI.data<float>() || all_[i].codes.rows != x_TI.extent(0)))
       ++i;
     return i;
   }
@@ -50,7 +49,8 @@ class Quantized {
     const Tensor codes = Tensor::empty(*exec_.allocator, {rows, blocks * kIntBlock}, DType::i8);
     const Tensor scales = Tensor::empty(*exec_.allocator, {rows, blocks}, DType::f32);
     const Tensor sums = Tensor::empty(*exec_.allocator, {rows, 8 * blocks}, DType::u8);
-    all_.push_back({x_TI.data<float>(), rows_,
+    all_.push_back({x_TI.data<float>(),
+                    rows_,
                     {rows, inputs, blocks * kIntBlock, blocks, codes.data<int8_t>(), scales.data<float>(),
                      reinterpret_cast<int16_t*>(sums.raw())}});
     kept_.insert(kept_.end(), {codes, scales, sums});
@@ -64,7 +64,8 @@ class Quantized {
     const int64_t piece = std::max(rows_ * kTogether / std::max(elements_, int64_t{1}), int64_t{1});
     exec_.pool->for_ranges(rows_, piece, [&](int64_t begin, int64_t end, int) {
       for (const One& one : all_)
-        for (int64_t row = std::max(begin, one.first_row); row < std::min(end, one.first_row + one.codes.rows); ++row)
+        for (int64_t row = std::max(begin, one.first_row);
+             row < std::min(end, one.first_row + one.codes.rows); ++row)
           quantize_row(one.from + (row - one.first_row) * one.codes.inputs, row - one.first_row, one.codes);
     });
   }
@@ -100,8 +101,8 @@ void run_int_panels(Exec& exec, std::span<const WeightProduct> products) {
   }
   if (tasks.empty()) return;
   const IntPanelsKernel run = kernel();
-  exec.pool->for_each(static_cast<int64_t>(tasks.size()),
-                      [&](int64_t index, int) { run(tasks[static_cast<size_t>(index)]); });
+  exec.pool->for_stretches(static_cast<int64_t>(tasks.size()),
+                           [&](int64_t index, int) { run(tasks[static_cast<size_t>(index)]); });
 }
 
 }  // namespace moray::cpu

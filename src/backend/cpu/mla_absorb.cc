@@ -1,5 +1,5 @@
-// Rows of kv_b_proj are read as they lie, some side by side, and each sum takes them in order; lanes run over the
-// columns, which are the outputs.
+// Rows of kv_b_proj are read as they lie, some side by side, and each sum takes them in order; lanes run over
+// the columns, which are the outputs.
 //
 // T tokens, N qk_nope_head_dim.
 #include "backend/cpu/mla_absorb.h"
@@ -24,7 +24,8 @@ namespace {
 constexpr int64_t kRowsTogether = 8;    // of the weight, widened in registers
 constexpr int64_t kTokensTogether = 8;  // whose sums stay in the first cache
 
-// One head and some columns: T queries of N numbers, [T, columns] outputs. The head's key rows begin at first_row.
+// One head and some columns: T queries of N numbers, [T, columns] outputs. The head's key rows begin at
+// first_row.
 struct AbsorbTask {
   const WeightRows& w;
   int64_t first_row, nope, column, columns;
@@ -42,8 +43,8 @@ struct AbsorbTask {
 };
 
 // Key rows [n, n + kRows) times the numbers n, n + 1, ... of kTokens queries, added to `parts` row after row.
-// Meanwhile memory some KiB ahead is asked for in its own order, because so many rows side by side hide it from the
-// processor.
+// Meanwhile memory some KiB ahead is asked for in its own order, because so many rows side by side hide it
+// from the processor.
 template <class Element, int64_t kRows, int64_t kTokens>
 HWY_INLINE void add_rows(const AbsorbTask& task, int64_t first_token, int64_t n, float* parts) {
   constexpr int64_t kAheadBytes = 12288, kLineBytes = 64;
@@ -56,7 +57,8 @@ HWY_INLINE void add_rows(const AbsorbTask& task, int64_t first_token, int64_t n,
     const int64_t count = std::min(kTile, task.columns - begin);
     const auto pieces = [&]<size_t... r>(std::index_sequence<r...>) HWY_ATTR {
       return std::array{RowPiece<Element>(task.w, task.first_row + n + int64_t{r}, task.column + begin)...};
-    }(std::make_index_sequence<size_t{kRows}>());
+    }
+    (std::make_index_sequence<size_t{kRows}>());
     int64_t i = 0;
     for (; i + kInt4Group <= count; i += kInt4Group, ahead += kStepBytes) {
       for (int64_t line = 0; asks && line < kStepBytes; line += kLineBytes) hwy::Prefetch(ahead + line);
@@ -110,7 +112,8 @@ void absorb_tokens(const AbsorbTask& task, int64_t tokens) {
     const int64_t end = std::min(block + kWidthBlock, task.nope);
     std::fill_n(parts, tokens * task.columns, 0.0f);
     int64_t n = block;
-    for (; n + kRowsTogether <= end; n += kRowsTogether) add_rows_of_tokens<Element, kRowsTogether>(task, tokens, n, parts);
+    for (; n + kRowsTogether <= end; n += kRowsTogether)
+      add_rows_of_tokens<Element, kRowsTogether>(task, tokens, n, parts);
     for (; n < end; ++n) add_rows_of_tokens<Element, 1>(task, tokens, n, parts);
     for (int64_t t = 0; t < tokens; ++t)
       for_vectors(task.columns, [&](int64_t i, auto lanes) HWY_ATTR {
@@ -120,7 +123,8 @@ void absorb_tokens(const AbsorbTask& task, int64_t tokens) {
   }
 }
 
-// A task is a head, one stretch of memory; where those are too few for the threads, some tiles of its columns.
+// A task is a head, one stretch of memory; where those are too few for the threads, some tiles of its
+// columns.
 template <class Element>
 void absorb_of(Exec& exec, const Tensor& q, const StoredWeight& weight, const MlaShape& shape,
                const Tensor& q_latent) {
@@ -131,7 +135,7 @@ void absorb_of(Exec& exec, const Tensor& q, const StoredWeight& weight, const Ml
   const int64_t pieces = std::clamp((wanted + shape.heads - 1) / shape.heads, int64_t{1}, tiles);
   const int64_t width = (tiles + pieces - 1) / pieces * kTile;
   const int64_t of_head = (latent + width - 1) / width;
-  exec.pool->for_each(shape.heads * of_head, [&](int64_t index, int) HWY_ATTR {
+  exec.pool->for_stretches(shape.heads * of_head, [&](int64_t index, int) HWY_ATTR {
     const int64_t head = index / of_head, column = index % of_head * width;
     const AbsorbTask task{w,
                           head * (nope + shape.v_head_dim),
@@ -149,13 +153,19 @@ void absorb_of(Exec& exec, const Tensor& q, const StoredWeight& weight, const Ml
 
 }  // namespace
 
-void absorb(Exec& exec, const Tensor& q, const StoredWeight& w, const MlaShape& shape, const Tensor& q_latent) {
+void absorb(Exec& exec, const Tensor& q, const StoredWeight& w, const MlaShape& shape,
+            const Tensor& q_latent) {
   switch (w.values_OI.dtype()) {
-    case DType::bf16: return absorb_of<bf16>(exec, q, w, shape, q_latent);
-    case DType::f8_e4m3: return absorb_of<e4m3>(exec, q, w, shape, q_latent);
-    case DType::i8: return absorb_of<int8_t>(exec, q, w, shape, q_latent);
-    case DType::u8: return absorb_of<Int4>(exec, q, w, shape, q_latent);
-    default: return absorb_of<float>(exec, q, w, shape, q_latent);
+    case DType::bf16:
+      return absorb_of<bf16>(exec, q, w, shape, q_latent);
+    case DType::f8_e4m3:
+      return absorb_of<e4m3>(exec, q, w, shape, q_latent);
+    case DType::i8:
+      return absorb_of<int8_t>(exec, q, w, shape, q_latent);
+    case DType::u8:
+      return absorb_of<Int4>(exec, q, w, shape, q_latent);
+    default:
+      return absorb_of<float>(exec, q, w, shape, q_latent);
   }
 }
 

@@ -1,5 +1,5 @@
-// Integer weights in rows, such as kv_b_proj: one output after the other, each block's products of bytes in pairs of
-// 16 bits. T rows, I inputs, O outputs.
+// Integer weights in rows, such as kv_b_proj: one output after the other, each block's products of bytes in
+// pairs of 16 bits. T rows, I inputs, O outputs.
 #include "backend/cpu/weight_integers.h"
 
 #include <immintrin.h>
@@ -68,7 +68,8 @@ inline void widen_group(const Int4Group& group, int16_t* to) {
 
 // Block `block` of all rows of x times one output's weights.
 template <class W>
-inline void add_block(const IntegerTask& task, int64_t output, int64_t block, int64_t count, const W* weights) {
+inline void add_block(const IntegerTask& task, int64_t output, int64_t block, int64_t count,
+                      const W* weights) {
   const IntActivations& x = task.x;
   const int64_t outputs = task.product->w_OI.outputs();
   const Tensor& scales = task.product->w_OI.scales;
@@ -118,7 +119,12 @@ IntActivations activations(Exec& exec, const Tensor& x_TI, std::vector<Tensor>& 
   const Tensor scales = Tensor::empty(*exec.allocator, {rows, blocks}, DType::f32);
   const Tensor sums = Tensor::empty(*exec.allocator, {rows, 8 * blocks}, DType::u8);
   kept.insert(kept.end(), {codes, scales, sums});
-  return {rows, inputs, blocks * kIntBlock, blocks, codes.data<int8_t>(), scales.data<float>(),
+  return {rows,
+          inputs,
+          blocks * kIntBlock,
+          blocks,
+          codes.data<int8_t>(),
+          scales.data<float>(),
           reinterpret_cast<int16_t*>(sums.raw())};
 }
 
@@ -131,11 +137,12 @@ void run_integer_products(Exec& exec, std::span<const WeightProduct> products) {
   for (const WeightProduct& p : products) {
     if (!is_here(p)) continue;
     const IntActivations x = activations(exec, p.x_TI, kept);
-    exec.pool->for_each(x.rows, [&](int64_t t, int) { quantize_row(p.x_TI.data<float>() + t * x.inputs, t, x); });
+    exec.pool->for_each(x.rows,
+                        [&](int64_t t, int) { quantize_row(p.x_TI.data<float>() + t * x.inputs, t, x); });
     for (int64_t o = 0; o < p.w_OI.outputs(); o += kTaskOutputs) tasks.push_back({&p, x, o});
   }
-  exec.pool->for_each(static_cast<int64_t>(tasks.size()),
-                      [&](int64_t index, int) { run_task(tasks[static_cast<size_t>(index)]); });
+  exec.pool->for_stretches(static_cast<int64_t>(tasks.size()),
+                           [&](int64_t index, int) { run_task(tasks[static_cast<size_t>(index)]); });
 }
 
 }  // namespace moray::cpu

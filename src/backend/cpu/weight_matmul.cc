@@ -26,9 +26,12 @@ void task_of(const RowsTask& task) {
 
 void run_rows_task(const RowsTask& task) {
   switch (task.weight->values_OI.dtype()) {
-    case DType::bf16: return task_of<bf16>(task);
-    case DType::f8_e4m3: return task_of<e4m3>(task);
-    default: return task_of<float>(task);
+    case DType::bf16:
+      return task_of<bf16>(task);
+    case DType::f8_e4m3:
+      return task_of<e4m3>(task);
+    default:
+      return task_of<float>(task);
   }
 }
 
@@ -106,7 +109,7 @@ void forward(Exec& exec, std::span<const WeightProduct> products) {
                        std::min(together, outputs - o)});
   }
   const std::vector<RowsTask>& list = tasks;  // the caller's, not each worker's thread-local
-  exec.pool->for_each(static_cast<int64_t>(list.size()), [&](int64_t index, int) {
+  exec.pool->for_stretches(static_cast<int64_t>(list.size()), [&](int64_t index, int) {
     HWY_DYNAMIC_DISPATCH(run_rows_task)(list[static_cast<size_t>(index)]);
   });
   run_blocked(exec, products);
