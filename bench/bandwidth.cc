@@ -95,4 +95,13 @@ double bandwidth_limit(BandwidthProbe& probe, Moves moves, int threads) {
   return 0;
 }
 
+void read_memory(const void* at, int64_t bytes) {
+  const int64_t lines = bytes / kLineBytes / avx2::kUnroll * avx2::kUnroll;
+  static std::atomic<long long> sink;
+  sink.store(__builtin_cpu_supports("avx512f")
+                 ? avx512::read_lines<1>(static_cast<const avx512::Line*>(at), lines, 0)
+                 : avx2::read_lines<1>(static_cast<const avx2::Line*>(at), lines, 0),
+             std::memory_order_relaxed);
+}
+
 }  // namespace moray

@@ -36,4 +36,7 @@ enum class Moves : uint8_t { read, elsewhere, in_place };
 // several streams.
 double bandwidth_limit(BandwidthProbe& probe, Moves moves, int threads);
 
+// Reads `bytes` as fast as a thread can, all but what is left of the last eight lines.
+void read_memory(const void* at, int64_t bytes);
+
 }  // namespace moray

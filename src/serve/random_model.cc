@@ -166,19 +166,18 @@ void write_random_folder(Exec& exec, const deepseek::ModelConfig& config, DType 
   write_file_atomically(folder / "config.json", config_text(config, dtype));
 }
 
-double bytes_a_token(const ServedModel& served) {
+std::vector<ReadWeight> weights_of_a_token(const ServedModel& served) {
   deepseek::Model model = served.model, scales = served.scales;
   const std::vector<Parameter> weights = list_parameters(model), of_codes = list_parameters(scales);
   const double share = static_cast<double>(model.config.num_experts_per_tok) /
                        static_cast<double>(std::max<int64_t>(1, model.config.n_routed_experts));
-  double sum = 0;
+  std::vector<ReadWeight> read;
   for (size_t i = 0; i < weights.size(); ++i) {
     if (weights[i].name == "model.embed_tokens.weight") continue;
-    double bytes = static_cast<double>(weights[i].tensor->bytes());
-    if (of_codes[i].tensor->defined()) bytes += static_cast<double>(of_codes[i].tensor->bytes());
-    sum += weights[i].kind == ParameterKind::experts ? bytes * share : bytes;
+    for (const Tensor& tensor : {*weights[i].tensor, *of_codes[i].tensor})
+      if (tensor.defined()) read.push_back({tensor, weights[i].kind == ParameterKind::experts ? share : 1});
   }
-  return sum;
+  return read;
 }
 
 }  // namespace moray

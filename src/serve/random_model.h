@@ -15,7 +15,13 @@ ServedModel random_model(Exec&, const deepseek::ModelConfig&, DType dtype);
 void write_random_folder(Exec&, const deepseek::ModelConfig&, DType dtype, const fs::path& folder,
                          uint64_t max_shard_bytes, const LoadProgress& progress = {});
 
-// Bytes of weights that one decoded token reads: chosen and shared experts, no embedding.
-double bytes_a_token(const ServedModel&);
+// What one decoded token reads of the weights: of chosen experts their share, of the embedding nothing.
+struct ReadWeight {
+  Tensor tensor;
+  double share = 1;
+
+  double bytes() const { return share * static_cast<double>(tensor.bytes()); }
+};
+std::vector<ReadWeight> weights_of_a_token(const ServedModel&);
 
 }  // namespace moray

@@ -1,5 +1,6 @@
-// VNNI multiplies unsigned bytes with signed ones. Weights become the unsigned ones: of 8 bits w + 128, of 4 bits q,
-// or s·q for many rows; what that adds is subtracted block by block, from sums of the activations' codes.
+// VNNI multiplies unsigned bytes with signed ones. Weights become the unsigned ones: of 8 bits w + 128, of 4
+// bits q, or s·q for many rows; what that adds is subtracted block by block, from sums of the activations'
+// codes.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -21,7 +22,6 @@ namespace {
 constexpr int64_t kLine = kPanelLineBytes, kQuad = 4, kLines4 = kInt4Group / 8;  // lines of a group of 4 bits
 constexpr int64_t kPair = 2 * kInt4Group;  // groups whose sub-scales share 16 bits
 constexpr int64_t kHalfLine = kLine / 2;
-constexpr int64_t kAheadBytes = 24 * kLine;  // asked for ahead, also beyond the end of a page
 
 inline __m512i codes_of(const int8_t* x) {
   int32_t four;
@@ -40,23 +40,27 @@ inline __m512i unsigned_line(const std::byte* line) {
   return _mm512_xor_si512(_mm512_loadu_si512(line), _mm512_set1_epi8(static_cast<char>(0x80)));
 }
 
-// Two groups' sub-scales of 16 rows, as 16-bit halves of a lane: s, and s·(7 + z).
+// Bytes `first` and `second` of each lane of 32 bits, as halves of 16 bits.
+inline __m512i halves_of(__m512i packed, int first, int second) {
+  constexpr int kZeroed = 0x80;
+  const __m512i lanes = _mm512_set4_epi32(0x000c000c, 0x00080008, 0x00040004, 0);  // their bytes in 128 bits
+  const __m512i of_lane = _mm512_set1_epi32(first | kZeroed << 8 | second << 16 | kZeroed << 24);
+  return _mm512_shuffle_epi8(packed, _mm512_or_si512(lanes, of_lane));
+}
+
+// Two groups' sub-scales of 16 rows, as 16-bit halves of a lane: s of one group in both, and s·(7 + z) of the
+// two.
 struct PairScales {
-  __m512i s, product;
+  __m512i both[2], product;
 
   explicit PairScales(const std::byte* half_line) {
-    const __m512i packed = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(half_line)));
-    const __m512i low = _mm512_and_si512(packed, _mm512_set1_epi32(0xff));
-    const __m512i bytes = _mm512_or_si512(low, _mm512_slli_epi32(_mm512_srli_epi32(packed, 8), 16));
-    const __m512i nibble = _mm512_set1_epi16(15);
-    s = _mm512_and_si512(bytes, nibble);
-    const __m512i zero = _mm512_add_epi16(_mm512_srli_epi16(bytes, 4), _mm512_set1_epi16(7));
-    product = _mm512_mullo_epi16(s, zero);
-  }
-  // s of one of the two, in both halves.
-  __m512i both(int group) const {
-    const __m512i one = group == 0 ? _mm512_and_si512(s, _mm512_set1_epi32(0xffff)) : _mm512_srli_epi32(s, 16);
-    return _mm512_or_si512(one, _mm512_slli_epi32(one, 16));
+    const __m512i packed =
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(half_line)));
+    const __m512i low = _mm512_and_si512(packed, _mm512_set1_epi8(15));
+    both[0] = halves_of(low, 0, 0);
+    both[1] = halves_of(low, 1, 1);
+    const __m512i zero = _mm512_srli_epi16(halves_of(packed, 0, 1), 4);
+    product = _mm512_mullo_epi16(halves_of(low, 0, 1), _mm512_add_epi16(zero, _mm512_set1_epi16(7)));
   }
 };
 
@@ -64,7 +68,9 @@ struct PairScales {
 inline __m512i low_codes(__m512i line, __m512i s) {
   return _mm512_mullo_epi16(_mm512_and_si512(line, _mm512_set1_epi8(15)), s);
 }
-inline __m512i high_codes(__m512i line, __m512i s) { return low_codes(_mm512_srli_epi16(line, 4), s); }
+inline __m512i high_codes(__m512i line, __m512i s) {
+  return low_codes(_mm512_srli_epi16(line, 4), s);
+}
 
 // Where a product finds panel `panel`.
 struct Panel {
@@ -83,49 +89,60 @@ int32_t block_sum(const IntActivations& x, int64_t row, int64_t block) {
 
 inline __m512 joined(const IntActivations& x, int64_t row, int64_t block, const float* scales, __m512i part,
                      __m512 run) {
-  const __m512 scale =
-      _mm512_mul_ps(_mm512_set1_ps(x.scales[row * x.blocks + block]), _mm512_loadu_ps(scales + block * kPanelRows));
+  const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(x.scales[row * x.blocks + block]),
+                                     _mm512_loadu_ps(scales + block * kPanelRows));
   return _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(part), run);
 }
 
-// A group's Σ q·x in pairs of 16 bits, for each row: 8 · 2 · 15 · 127 fits.
+// A group's Σ q·x for each row, in two halves of 16 bits: of its low and of its high codes, 16 · 15 · 127
+// fits.
 template <size_t kRows>
-inline void int4_group_sums(const IntActivations& x, const std::byte* line, int64_t k, __m512i (&sum)[kRows]) {
-  const __m512i nibbles = _mm512_set1_epi8(15);
+inline void int4_group_sums(const IntActivations& x, const std::byte* line, int64_t k,
+                            __m512i (&sum)[kRows]) {
+  __m512i low[kRows], high[kRows];  // high: 16 times the sums, as its codes lie in their bytes
+  for (size_t r = 0; r < kRows; ++r) low[r] = high[r] = _mm512_setzero_si512();
 #pragma GCC unroll 4
   for (int64_t l = 0; l < kLines4; ++l, line += kLine) {
-    _mm_prefetch(reinterpret_cast<const char*>(line) + kAheadBytes, _MM_HINT_T0);
-    const __m512i both = _mm512_loadu_si512(line), low = _mm512_and_si512(both, nibbles),
-                  high = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibbles);
+    const __m512i both = _mm512_loadu_si512(line), low_codes = _mm512_and_si512(both, _mm512_set1_epi8(15)),
+                  high_codes = _mm512_and_si512(both, _mm512_set1_epi8(static_cast<char>(0xf0)));
 #pragma GCC unroll 4
     for (size_t r = 0; r < kRows; ++r) {
       const int8_t* four = x.codes + static_cast<int64_t>(r) * x.stride + k + l * kQuad;
-      const __m512i products = _mm512_add_epi16(_mm512_maddubs_epi16(low, codes_of(four)),
-                                                _mm512_maddubs_epi16(high, codes_of(four + kInt4Group / 2)));
-      sum[r] = l == 0 ? products : _mm512_add_epi16(sum[r], products);
+      low[r] = _mm512_dpbusd_epi32(low[r], low_codes, codes_of(four));
+      high[r] = _mm512_dpbusd_epi32(high[r], high_codes, codes_of(four + kInt4Group / 2));
     }
   }
+  for (size_t r = 0; r < kRows; ++r)
+    sum[r] = _mm512_mask_blend_epi16(0xaaaaaaaa, low[r], _mm512_slli_epi32(high[r], 12));
 }
 
-// Exact sums of a block of a panel for few rows, straight from memory.
+// Exact sums of a block of a panel for few rows, straight from memory and in its order: sub-scales lie behind
+// the codes, and whoever reads them first is not followed by the processor's prefetching.
 template <size_t kRows>
 inline void int4_block(const IntActivations& x, const Panel& panel, int64_t k, int64_t count,
                        __m512i (&part)[kRows]) {
-  __m512i sum[kRows], less[kRows], of_group[kRows];
-  for (size_t r = 0; r < kRows; ++r) sum[r] = less[r] = _mm512_setzero_si512();
+  constexpr int64_t kMostGroups = kIntBlock / kInt4Group;
   const std::byte* line = panel.lines + k / kIntBlock * kInt4PanelBlockBytes;
-  const std::byte* sub_scales = line + int4_panel_sub_scales(count);
-  for (int64_t at = k; at < k + count; at += kPair, sub_scales += kHalfLine) {
-    const PairScales scales(sub_scales);
+  __m512i of_group[kMostGroups][kRows];
+  const int64_t groups = count / kInt4Group;
+#pragma GCC unroll 4
+  for (int64_t g = 0; g < kMostGroups; ++g, line += kLines4 * kLine)
+    if (g < groups) int4_group_sums<kRows>(x, line, k + g * kInt4Group, of_group[g]);
+  const std::byte* sub_scales =
+      panel.lines + k / kIntBlock * kInt4PanelBlockBytes + int4_panel_sub_scales(count);
+  __m512i sum[kRows], less[kRows];
+  for (size_t r = 0; r < kRows; ++r) sum[r] = less[r] = _mm512_setzero_si512();
 #pragma GCC unroll 2
-    for (int group = 0; group < 2; ++group, line += kLines4 * kLine) {
-      int4_group_sums<kRows>(x, line, at + group * kInt4Group, of_group);
+  for (int64_t g = 0; g < kMostGroups; g += 2, sub_scales += kHalfLine) {
+    if (g >= groups) break;
+    const PairScales scales(sub_scales);
 #pragma GCC unroll 4
-      for (size_t r = 0; r < kRows; ++r) sum[r] = _mm512_dpwssd_epi32(sum[r], scales.both(group), of_group[r]);
+    for (size_t r = 0; r < kRows; ++r) {
+      sum[r] = _mm512_dpwssd_epi32(sum[r], scales.both[0], of_group[g][r]);
+      sum[r] = _mm512_dpwssd_epi32(sum[r], scales.both[1], of_group[g + 1][r]);
+      less[r] = _mm512_dpwssd_epi32(less[r], scales.product,
+                                    sums_of_pair(x, static_cast<int64_t>(r), k + g * kInt4Group));
     }
-#pragma GCC unroll 4
-    for (size_t r = 0; r < kRows; ++r)
-      less[r] = _mm512_dpwssd_epi32(less[r], scales.product, sums_of_pair(x, static_cast<int64_t>(r), at));
   }
   for (size_t r = 0; r < kRows; ++r) part[r] = _mm512_sub_epi32(_mm512_slli_epi32(sum[r], 1), less[r]);
 }
@@ -136,17 +153,18 @@ inline void int8_block(const IntActivations& x, const Panel& panel, int64_t k, i
   for (__m512i& sum : part) sum = _mm512_setzero_si512();
   const std::byte* line = panel.lines + k * kPanelRows;
   for (int64_t at = k; at < k + count; at += kQuad, line += kLine) {
-    _mm_prefetch(reinterpret_cast<const char*>(line) + kAheadBytes, _MM_HINT_T0);
     const __m512i w = unsigned_line(line);
 #pragma GCC unroll 4
     for (size_t r = 0; r < kRows; ++r)
       part[r] = _mm512_dpbusd_epi32(part[r], w, codes_of(x.codes + static_cast<int64_t>(r) * x.stride + at));
   }
   for (size_t r = 0; r < kRows; ++r)
-    part[r] = _mm512_sub_epi32(part[r], _mm512_set1_epi32(128 * block_sum(x, static_cast<int64_t>(r), k / kIntBlock)));
+    part[r] = _mm512_sub_epi32(part[r],
+                               _mm512_set1_epi32(128 * block_sum(x, static_cast<int64_t>(r), k / kIntBlock)));
 }
 
-// All rows of a product of few, panel after panel: one stretch of memory, read from its beginning to its end.
+// All rows of a product of few, panel after panel: one stretch of memory, read from its beginning to its end,
+// which the processor's own prefetching follows best alone (docs/results/serving-speed.md).
 template <bool kInt4, size_t kRows>
 void few_rows_task(const IntPanelsTask& task) {
   const IntActivations& x = *task.x;
@@ -161,7 +179,6 @@ void few_rows_task(const IntPanelsTask& task) {
         int4_block<kRows>(x, panel, k, count, part);
       else
         int8_block<kRows>(x, panel, k, count, part);
-      _mm_prefetch(reinterpret_cast<const char*>(panel.scales + block * kPanelRows) + kAheadBytes, _MM_HINT_T0);
       for (size_t r = 0; r < kRows; ++r)
         run[r] = joined(x, static_cast<int64_t>(r), block, panel.scales, part[r], run[r]);
     }
@@ -186,7 +203,7 @@ struct Unpacked {
         _mm512_storeu_si512(product, scales.product);
         for (int group = 0; group < 2; ++group, to += 2 * kLines4 * kLine)
           for (int64_t l = 0; l < kLines4; ++l, line += kLine) {
-            const __m512i both = _mm512_loadu_si512(line), s = scales.both(group);
+            const __m512i both = _mm512_loadu_si512(line), s = scales.both[group];
             _mm512_storeu_si512(to + l * kLine, low_codes(both, s));
             _mm512_storeu_si512(to + (kLines4 + l) * kLine, high_codes(both, s));
           }
@@ -260,8 +277,8 @@ void tile(const IntActivations& x, int64_t row, const TilePanels& w, float* y, i
   }
   for (size_t r = 0; r < kRows; ++r)
     for (size_t p = 0; p < kPanels; ++p)
-      std::memcpy(y + (row + static_cast<int64_t>(r)) * y_stride + static_cast<int64_t>(p) * kPanelRows, runs[r][p],
-                  sizeof runs[r][p]);
+      std::memcpy(y + (row + static_cast<int64_t>(r)) * y_stride + static_cast<int64_t>(p) * kPanelRows,
+                  runs[r][p], sizeof runs[r][p]);
 }
 
 using Tile = void (*)(const IntActivations&, int64_t, const TilePanels&, float*, int64_t);
@@ -303,11 +320,16 @@ void run_int_panels_vnni(const IntPanelsTask& task) {
     task.int4 ? few_rows_task<true, kRows>(task) : few_rows_task<false, kRows>(task);
   };
   switch (task.x->rows) {
-    case 1: return run(std::integral_constant<size_t, 1>());
-    case 2: return run(std::integral_constant<size_t, 2>());
-    case 3: return run(std::integral_constant<size_t, 3>());
-    case 4: return run(std::integral_constant<size_t, 4>());
-    default: return many_rows_task(task);
+    case 1:
+      return run(std::integral_constant<size_t, 1>());
+    case 2:
+      return run(std::integral_constant<size_t, 2>());
+    case 3:
+      return run(std::integral_constant<size_t, 3>());
+    case 4:
+      return run(std::integral_constant<size_t, 4>());
+    default:
+      return many_rows_task(task);
   }
 }
 

@@ -21,8 +21,8 @@ namespace {
 
 constexpr size_t kPanelStep = static_cast<size_t>(kPanelRows);  // words from line to line
 constexpr size_t kPanelVectors = kPanelStep / kWordLanes;
-// Asked for ahead, also where the processor's own prefetching stops, at the end of a page. Two blocks side by side want
-// it farther ahead than one (docs/results/panel-reading.txt).
+// Asked for ahead where blocks go side by side: the processor's own prefetching follows one stream, and best alone
+// (docs/results/panel-reading.txt, serving-speed.md).
 constexpr size_t kAheadBytes = 12288;
 
 // One panel times kRows rows.
@@ -47,6 +47,7 @@ struct PanelProduct {
           return task.x + static_cast<int64_t>(r) * task.x_stride + k + static_cast<int64_t>(v % kSide) * kKBlock;
         },
         [&](size_t w) HWY_ATTR {
+          if constexpr (sizeof(Element) > 1) return;
           HWY_UNROLL(4)
           for (size_t side = 0; side < kSide; ++side)
             hwy::Prefetch(words + (w * kSide + side) * kPanelStep + kAheadBytes / sizeof(uint32_t));
@@ -63,9 +64,9 @@ struct PanelProduct {
   }
 
   HWY_NOINLINE void multiply() {
-    // A chain of FMAs is as long as the k of its block, about as long as memory takes for its bytes. More than eight
-    // chains would not fit AVX2's registers.
-    constexpr size_t kSide = std::clamp<size_t>(8 / (kRows * kPanelVectors), 1, 2);
+    // A chain of FMAs is as long as the k of its block: for BF16 about as long as memory takes for its bytes, for
+    // codes twice as long. More than eight chains would not fit AVX2's registers.
+    constexpr size_t kSide = sizeof(Element) > 1 ? 1 : std::clamp<size_t>(8 / (kRows * kPanelVectors), 1, 2);
     for (auto& of_rows : run)
       for (FloatVec& sum : of_rows) sum = hn::Zero(FloatTag());
     const int64_t inputs = task.weight->inputs();
