@@ -228,39 +228,56 @@ struct TilePanels {
   std::array<const float*, kTilePanels> scales;
 };
 
+// body(0), body(1), ... with numbers that are constants, so that an array of vectors becomes registers.
+template <size_t kCount, class Body>
+[[gnu::always_inline]] inline void unrolled(const Body& body) {
+  const auto all = [&body]<size_t... i>(std::index_sequence<i...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<size_t, i>()), ...);
+  };
+  all(std::make_index_sequence<kCount>());
+}
+
+// Exact sums of a block from its lines and codes on, of 4 bits without what s·(7 + z) takes off: [kRows, kPanels, 16].
+// Not inline: beside the code that joins them, GCC wrote each sum to memory at every step.
+template <bool kInt4, size_t kRows, size_t kPanels>
+[[gnu::noinline]] void sum_tile(const int8_t* codes, int64_t stride, int64_t count,
+                                std::array<const std::byte*, kPanels> lines, int32_t* sums) {
+  __m512i sum[kRows * kPanels];
+  unrolled<kRows * kPanels>([&](auto i) __attribute__((always_inline)) { sum[i] = _mm512_setzero_si512(); });
+  for (int64_t at = 0; at < count; at += kQuad) {
+    __m512i line[kPanels];
+    unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
+      const std::byte* from = lines[p] + at * kPanelRows;
+      line[p] = kInt4 ? _mm512_loadu_si512(from) : unsigned_line(from);
+    });
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+      const __m512i four = codes_of(codes + static_cast<int64_t>(r) * stride + at);
+      unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
+        sum[r * kPanels + p] = _mm512_dpbusd_epi32(sum[r * kPanels + p], line[p], four);
+      });
+    });
+  }
+  unrolled<kRows * kPanels>([&](auto i) __attribute__((always_inline)) {
+    _mm512_store_si512(sums + static_cast<int64_t>(i) * kPanelRows, sum[i]);
+  });
+}
+
 // Rows [row, row + kRows) × kPanels panels.
 template <bool kInt4, size_t kRows, size_t kPanels>
 void tile(const IntActivations& x, int64_t row, const TilePanels& w, float* y, int64_t y_stride) {
   alignas(64) float runs[kRows][kPanels][kPanelRows] = {};
+  alignas(64) int32_t sums[kRows][kPanels][kPanelRows];
   for (int64_t block = 0; block < x.blocks; ++block) {
     const int64_t k = block * kIntBlock, count = std::min(kIntBlock, x.inputs - k);
-    __m512i sum[kRows][kPanels];
-#pragma GCC unroll 12
-    for (size_t r = 0; r < kRows; ++r)
-#pragma GCC unroll 2
-      for (size_t p = 0; p < kPanels; ++p) sum[r][p] = _mm512_setzero_si512();
-    const int8_t* codes = x.codes + row * x.stride + k;
-    for (int64_t at = 0; at < count; at += kQuad) {
-      __m512i line[kPanels];
-#pragma GCC unroll 2
-      for (size_t p = 0; p < kPanels; ++p) {
-        const std::byte* from = w.lines[p] + (k + at) * kPanelRows;
-        line[p] = kInt4 ? _mm512_loadu_si512(from) : unsigned_line(from);
-      }
-#pragma GCC unroll 12
-      for (size_t r = 0; r < kRows; ++r) {
-        const __m512i four = codes_of(codes + static_cast<int64_t>(r) * x.stride + at);
-#pragma GCC unroll 2
-        for (size_t p = 0; p < kPanels; ++p) sum[r][p] = _mm512_dpbusd_epi32(sum[r][p], line[p], four);
-      }
-    }
-#pragma GCC unroll 12
+    std::array<const std::byte*, kPanels> lines;
+    for (size_t p = 0; p < kPanels; ++p) lines[p] = w.lines[p] + k * kPanelRows;
+    sum_tile<kInt4, kRows, kPanels>(x.codes + row * x.stride + k, x.stride, count, lines, &sums[0][0][0]);
     for (size_t r = 0; r < kRows; ++r) {
       const int64_t t = row + static_cast<int64_t>(r);
       const __m512i less_all = _mm512_set1_epi32(128 * block_sum(x, t, block));
 #pragma GCC unroll 2
       for (size_t p = 0; p < kPanels; ++p) {
-        __m512i part = sum[r][p];
+        __m512i part = _mm512_load_si512(sums[r][p]);
         if constexpr (kInt4) {
           __m512i less = _mm512_setzero_si512();
           for (int64_t pair = k / kPair; pair * kPair < k + count; ++pair)
