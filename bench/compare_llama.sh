@@ -84,7 +84,7 @@ compare() {
     llama_rates+=("$rate")
     printf '%s round %d: moray %s %.2f tokens/s (%s; others %s), %s %s (%sothers %s%%)\n' "$what" "$round" "$ours" \
       "${moray_rates[-1]}" \
-      "$(value "$line" '"%.1f GB/s of %.1f" % (it["weight_gb_per_second"], it["read_limit_gb_per_second"]) if "decode" in it
+      "$(value "$line" '"%.1f GB/s, %.0f%% of memory" % (it["weight_gb_per_second"], 100 * it["ratio"]) if "decode" in it
                         else "%.1f%% of the multiply-add peak" % (100 * it["ratio"])')" \
       "$(value "$line" '"%.1f%%, stolen %.1f%%" % (100 * it["other_processes"], 100 * it["steal"])')" "$type" "$rate" \
       "$([[ $what == prefill ]] || awk -v r="$rate" -v b="$bytes" 'BEGIN { printf "%.1f GB/s; ", r * b / 1e9 }')" "$others"
