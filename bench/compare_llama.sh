@@ -15,7 +15,7 @@
 #   cmake --build build --target llama-bench llama-quantize
 set -euo pipefail
 
-[[ $# == 3 && $1 != -* ]] || { sed -n 's/^# \{0,1\}//; 2,15p' "$0"; exit $(($# == 0 || $# == 3 ? 0 : 1)); }
+[[ $# == 3 && $1 != -* ]] || { sed -n 's/^# \{0,1\}//; 2,15p' "$0"; [[ $# == 0 || $1 == -* ]]; exit; }
 LLAMA_BENCH=$(realpath "$1") LLAMA_QUANTIZE=$(realpath "$2") WORK=$(realpath "$3")
 cd "$(dirname "$0")/.."
 
