@@ -22,7 +22,9 @@ namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
 constexpr int64_t kBlock = kAttentionBlock;
-constexpr int64_t kTaskColumns = 64;  // of the output, in a task: 128 bytes of each BF16 latent
+constexpr int64_t kColumns = 64;       // of the output at a time: widened, 32 KB of a block
+constexpr int64_t kBlocksAThread = 4;  // whose parts of the output are kept
+constexpr int64_t kAddsTogether = 1 << 15;
 
 // What all tasks of one token share.
 struct Decode {
@@ -30,10 +32,10 @@ struct Decode {
   const float* scales;               // [P, ceil(C / 128)] of codes
   int64_t heads, heads_padded, positions, latent, rope;
   float scale;
-  float* q_panels;         // heads as columns, C + R as steps
-  float* scores;           // [P, Hp]: scores, then probabilities
-  float* block_greatest;   // [blocks, Hp]
-  float* block_sum;        // [blocks, Hp]
+  float* q_panels;        // heads as columns, C + R as steps
+  float* scores;          // [P, Hp]: scores, then probabilities
+  float* block_greatest;  // [blocks, Hp]
+  float* block_sum;       // [blocks, Hp]
 
   int64_t width() const { return latent + rope; }
   int64_t blocks() const { return (positions + kBlock - 1) / kBlock; }
@@ -49,10 +51,11 @@ HWY_INLINE FloatVec load_e4m3(const std::byte* codes, int64_t i, Lanes lanes) {
   return decode<e4m3>(load_codes<e4m3>(codes, i, lanes));
 }
 
-// put(i, numbers, lanes) for columns column + i of [column, column + count) of a cached latent, widened; column is a
-// multiple of the lanes.
+// put(i, numbers, lanes) for columns column + i of [column, column + count) of a cached latent, widened;
+// column is a multiple of the lanes.
 template <class T, class Put>
-HWY_INLINE void widen_latent(const Decode& decode, int64_t position, int64_t column, int64_t count, const Put& put) {
+HWY_INLINE void widen_latent(const Decode& decode, int64_t position, int64_t column, int64_t count,
+                             const Put& put) {
   const std::byte* from = decode.latents + (position * decode.latent + column) * int64_t{sizeof(T)};
   if constexpr (std::is_same_v<T, e4m3>) {
     const float* scales = decode.scales + position * ((decode.latent + kTile - 1) / kTile);
@@ -64,9 +67,8 @@ HWY_INLINE void widen_latent(const Decode& decode, int64_t position, int64_t col
       });
     }
   } else {
-    for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR {
-      put(i, lanes.load(reinterpret_cast<const T*>(from) + i), lanes);
-    });
+    for_vectors(count, [&](int64_t i, auto lanes)
+                           HWY_ATTR { put(i, lanes.load(reinterpret_cast<const T*>(from) + i), lanes); });
   }
 }
 
@@ -74,23 +76,29 @@ HWY_INLINE void widen_latent(const Decode& decode, int64_t position, int64_t col
 template <class T>
 HWY_INLINE void widen_key(const Decode& decode, int64_t position, int64_t column, int64_t count, float* to) {
   const int64_t of_latent = std::clamp(decode.latent - column, int64_t{0}, count);
-  const auto store = [&to](int64_t i, FloatVec numbers, auto lanes) HWY_ATTR { lanes.store(numbers, to + i); };
+  const auto store = [&to](int64_t i, FloatVec numbers, auto lanes)
+                         HWY_ATTR { lanes.store(numbers, to + i); };
   widen_latent<T>(decode, position, column, of_latent, store);
   const auto* ropes = reinterpret_cast<const RopeOf<T>*>(decode.ropes) + position * decode.rope;
   const auto* rope = ropes + std::max(column - decode.latent, int64_t{0});
   to += of_latent;
-  for_vectors(count - of_latent, [&](int64_t i, auto lanes) HWY_ATTR { store(i, lanes.load(rope + i), lanes); });
+  for_vectors(count - of_latent,
+              [&](int64_t i, auto lanes) HWY_ATTR { store(i, lanes.load(rope + i), lanes); });
 }
 
-// Asks for columns of a latent that will be widened soon.
+// Asks for `count` numbers of the latents from position `position` on, `index` times as many behind it: as
+// memory lies, though columns of many positions are widened before the next columns.
 template <class T>
-HWY_INLINE void ask_for_latent(const Decode& decode, int64_t position, int64_t column, int64_t count) {
+HWY_INLINE void ask_for_latents(const Decode& decode, int64_t position, int64_t index, int64_t count) {
   constexpr int64_t kLineBytes = 64;
-  const std::byte* from = decode.latents + (position * decode.latent + column) * int64_t{sizeof(T)};
-  for (int64_t line = 0; line < count * int64_t{sizeof(T)}; line += kLineBytes) hwy::Prefetch(from + line);
+  const int64_t begin = index * count, of_all = (decode.positions - position) * decode.latent;
+  const std::byte* from = decode.latents + (position * decode.latent + begin) * int64_t{sizeof(T)};
+  if (begin + count <= of_all)
+    for (int64_t line = 0; line < count * int64_t{sizeof(T)}; line += kLineBytes) hwy::Prefetch(from + line);
 }
 
-// A block's scores, some keys and steps of their width at a time, so that what is widened stays in the first cache.
+// A block's scores, some keys and steps of their width at a time, so that what is widened stays in the first
+// cache.
 template <class T>
 void score_keys(const Decode& decode, int64_t block, float* scores) {
   constexpr int64_t kTogether = 24;  // whole tiles of either instruction set
@@ -105,7 +113,8 @@ void score_keys(const Decode& decode, int64_t block, float* scores) {
       for (int64_t k = 0; k < count; ++k) {
         const int64_t position = block * kBlock + first + k;
         widen_key<T>(decode, position, column, steps, rows + k * kWidthBlock);
-        if (first + k + kTogether < keys) ask_for_latent<T>(decode, position + kTogether, column, steps);
+        ask_for_latents<T>(decode, block * kBlock + first + kTogether, column / kWidthBlock * count + k,
+                           kWidthBlock);
       }
       const LeftOperand left{rows, kWidthBlock};
       const RightOperand right{decode.q_panels + column * kPanel, kPanel * width};
@@ -154,40 +163,44 @@ void soften_block(const Decode& decode, int64_t block, const float* greatest) {
   }
 }
 
-// Columns [column, column + count) of every head's output; `sums` divide it.
+// Columns [column, column + kColumns) of a block's part of every head's output, [H, Cp].
 template <class T>
-void output_columns(const Decode& decode, int64_t column, int64_t count, const float* sums, float* o_latent) {
+void output_block(const Decode& decode, int64_t block, int64_t column, float* parts) {
   static thread_local GrowingBuffer buffer;
   constexpr int64_t kPanelStride = kPanel * kBlock;
-  const int64_t stride = padded(count), heads = decode.heads_padded;
-  float* panels = buffer.floats((kBlock + decode.heads) * stride);
-  float* run = panels + kBlock * stride;
-  std::fill_n(panels, (kBlock + decode.heads) * stride, 0.0f);
-  for (int64_t block = 0; block < decode.blocks(); ++block) {
-    const int64_t keys = decode.block_keys(block);
-    for (int64_t k = 0; k < keys; ++k) {
-      const int64_t position = block * kBlock + k;
-      widen_latent<T>(decode, position, column, count, [&](int64_t i, FloatVec numbers, auto lanes) HWY_ATTR {
-        lanes.store(numbers, panels + i / kPanel * kPanelStride + k * kPanel + i % kPanel);
-      });
-      if (position + kBlock < decode.positions) ask_for_latent<T>(decode, position + kBlock, column, count);
-    }
-    multiply<Order::columns, Join::add>(decode.heads, {decode.scores + block * kBlock * heads, heads},
-                                        {panels, kPanelStride}, keys, {run, stride, stride});
+  const int64_t heads = decode.heads_padded, keys = decode.block_keys(block), stride = padded(decode.latent);
+  const int64_t count = std::min(kColumns, decode.latent - column);
+  float* panels = buffer.floats(kBlock * kColumns);
+  if (count % kPanel != 0) std::fill_n(panels, kBlock * kColumns, 0.0f);
+  for (int64_t k = 0; k < keys; ++k) {
+    widen_latent<T>(decode, block * kBlock + k, column, count,
+                    [&](int64_t i, FloatVec numbers, auto lanes) HWY_ATTR {
+                      lanes.store(numbers, panels + i / kPanel * kPanelStride + k * kPanel + i % kPanel);
+                    });
+    ask_for_latents<T>(decode, (block + 1) * kBlock, column / kColumns * kBlock + k, kColumns);
   }
-  for (int64_t h = 0; h < decode.heads; ++h) {
-    const FloatVec sum = splat(sums[h]);
-    float* out = o_latent + h * decode.latent + column;
-    for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR {
-      lanes.store(hn::Div(lanes.load(run + h * stride + i), sum), out + i);
-    });
-  }
+  multiply<Order::columns, Join::set>(decode.heads, {decode.scores + block * kBlock * heads, heads},
+                                      {panels, kPanelStride}, keys, {parts + column, stride, padded(count)});
+}
+
+// A head's output from the parts of `count` blocks: the first ones, or joined with what o_latent holds of
+// those before. After the last ones divide_by is its sum of probabilities, else null.
+void join_parts(const Decode& decode, const float* parts, int64_t count, bool first, const float* divide_by,
+                int64_t head, float* o_latent) {
+  const int64_t stride = padded(decode.latent), size = decode.heads * stride;
+  float* out = o_latent + head * decode.latent;
+  for_vectors(decode.latent, [&](int64_t i, auto lanes) HWY_ATTR {
+    FloatVec run = first ? hn::Zero(FloatTag()) : lanes.load(out + i);
+    for (int64_t block = 0; block < count; ++block)
+      run = hn::Add(run, lanes.load(parts + block * size + head * stride + i));
+    lanes.store(divide_by != nullptr ? hn::Div(run, splat(*divide_by)) : run, out + i);
+  });
 }
 
 template <class T>
 void attend_of(Exec& exec, const Decode& decode, float* o_latent) {
   const int64_t blocks = decode.blocks(), heads = decode.heads_padded;
-  exec.pool->for_each(blocks, [&](int64_t block, int) HWY_ATTR { score_block<T>(decode, block); });
+  exec.pool->for_stretches(blocks, [&](int64_t block, int) HWY_ATTR { score_block<T>(decode, block); });
   const Tensor greatest = exec.empty({heads}), sums = exec.zeros({heads});
   std::copy_n(decode.block_greatest, heads, greatest.data<float>());
   for (int64_t i = heads; i < blocks * heads; ++i) {
@@ -197,18 +210,35 @@ void attend_of(Exec& exec, const Decode& decode, float* o_latent) {
   exec.pool->for_each(
       blocks, [&](int64_t block, int) HWY_ATTR { soften_block(decode, block, greatest.data<float>()); });
   for (int64_t i = 0; i < blocks * heads; ++i) sums.data<float>()[i % heads] += decode.block_sum[i];
-  exec.pool->for_ranges(decode.latent, kTaskColumns, [&](int64_t begin, int64_t end, int) HWY_ATTR {
-    output_columns<T>(decode, begin, end - begin, sums.data<float>(), o_latent);
-  });
+  const int64_t together = std::min<int64_t>(blocks, kBlocksAThread * exec.pool->threads());
+  const int64_t part = decode.heads * padded(decode.latent),
+                groups = (decode.latent + kColumns - 1) / kColumns;
+  // Few additions are not worth waking a thread.
+  const int64_t heads_together = std::max<int64_t>(1, kAddsTogether / (together * padded(decode.latent)));
+  const Tensor parts = exec.empty({together, part});
+  for (int64_t first = 0; first < blocks; first += together) {
+    const int64_t count = std::min(together, blocks - first);
+    exec.pool->for_stretches(count * groups, [&](int64_t i, int) HWY_ATTR {
+      output_block<T>(decode, first + i / groups, i % groups * kColumns,
+                      parts.data<float>() + i / groups * part);
+    });
+    const bool last = first + count == blocks;
+    exec.pool->for_ranges(decode.heads, heads_together, [&](int64_t begin, int64_t end, int) HWY_ATTR {
+      for (int64_t head = begin; head < std::min(end, decode.heads); ++head)
+        join_parts(decode, parts.data<float>(), count, first == 0, last ? sums.data<float>() + head : nullptr,
+                   head, o_latent);
+    });
+  }
 }
 
-void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past, const MlaShape& shape,
-            const Tensor& o_latent) {
+void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past,
+            const MlaShape& shape, const Tensor& o_latent) {
   const int64_t heads = shape.heads, heads_padded = padded(heads), positions = past.latents_PC.extent(0);
   const int64_t latent = past.latents_PC.extent(1), rope = shape.qk_rope_head_dim, width = latent + rope;
   const int64_t blocks = (positions + kBlock - 1) / kBlock;
   const Tensor rows = exec.empty({heads, width}), panels = exec.empty({heads_padded, width});
-  const Tensor scores = exec.empty({blocks * kBlock, heads_padded}), of_blocks = exec.empty({2 * blocks, heads_padded});
+  const Tensor scores = exec.empty({blocks * kBlock, heads_padded}),
+               of_blocks = exec.empty({2 * blocks, heads_padded});
   for (int64_t h = 0; h < heads; ++h) {
     float* row = rows.data<float>() + h * width;
     std::copy_n(q_latent.data<float>() + h * latent, latent, row);
@@ -230,9 +260,12 @@ void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLat
                       of_blocks.data<float>(),
                       of_blocks.data<float>() + blocks * heads_padded};
   switch (past.latents_PC.dtype()) {
-    case DType::bf16: return attend_of<bf16>(exec, decode, o_latent.data<float>());
-    case DType::f8_e4m3: return attend_of<e4m3>(exec, decode, o_latent.data<float>());
-    default: return attend_of<float>(exec, decode, o_latent.data<float>());
+    case DType::bf16:
+      return attend_of<bf16>(exec, decode, o_latent.data<float>());
+    case DType::f8_e4m3:
+      return attend_of<e4m3>(exec, decode, o_latent.data<float>());
+    default:
+      return attend_of<float>(exec, decode, o_latent.data<float>());
   }
 }
 
@@ -251,8 +284,8 @@ namespace moray::cpu {
 namespace {
 HWY_EXPORT(decode_attend);
 
-void attend_slot(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past, const MlaShape& shape,
-                 const Tensor& o_latent) {
+void attend_slot(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past,
+                 const MlaShape& shape, const Tensor& o_latent) {
   HWY_DYNAMIC_DISPATCH(decode_attend)(exec, q, q_latent, past, shape, o_latent);
 }
 }  // namespace
