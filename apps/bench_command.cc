@@ -61,11 +61,7 @@ class StepBench {
 
   // Where the time of one more step goes.
   std::string table() {
-    Tracer tracer;
-    workplace_.exec.tracer = &tracer;
-    trainer_.step(source_);
-    workplace_.exec.tracer = nullptr;
-    return tracer.table();
+    return table_of(workplace_.exec, [&] { trainer_.step(source_); });
   }
 
   int threads() const { return workplace_.pool.threads(); }
@@ -121,6 +117,14 @@ void add_noise(nlohmann::ordered_json& json, const Noise& noise) {
   json["load_average"] = noise.load_average;
   json["other_processes"] = noise.others;
   json["steal"] = noise.steal;
+}
+
+std::string table_of(Exec& exec, const std::function<void()>& body) {
+  Tracer tracer;
+  exec.tracer = &tracer;
+  body();
+  exec.tracer = nullptr;
+  return tracer.table();
 }
 
 int run_bench_limits(const BenchLimitsOptions& options) {

@@ -1,16 +1,21 @@
 // moray bench: how fast this machine is, and how fast it trains a recipe's model.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
 #include "bench/noise.h"
+#include "runtime/exec.h"
 
 namespace moray {
 
 // How noisy the machine was, at the end of a bench's JSON object.
 void add_noise(nlohmann::ordered_json& json, const Noise&);
+
+// Where the time of `body` goes, by op family.
+std::string table_of(Exec&, const std::function<void()>& body);
 
 struct BenchLimitsOptions {
   int threads = 0;

@@ -17,7 +17,6 @@
 #include "bench/peak.h"
 #include "checkpoint/safetensors_writer.h"
 #include "report/progress.h"
-#include "runtime/trace.h"
 #include "serve/engine.h"
 #include "serve/packed_cache.h"
 #include "serve/random_model.h"
@@ -89,16 +88,6 @@ deepseek::ModelConfig shape_of(const BenchMakeModelOptions& options) {
     return deepseek::ModelConfig::from_json(json.is_object() ? json.dump() : read_file(path), path.string());
   }
   return model_of_recipe(options.shape, options.assignments);
-}
-
-// Where the time of a body goes, by op family.
-template <class Body>
-std::string table_of(Exec& exec, const Body& body) {
-  Tracer tracer;
-  exec.tracer = &tracer;
-  body();
-  exec.tracer = nullptr;
-  return tracer.table();
 }
 
 double median(std::vector<double> numbers) {
@@ -181,8 +170,8 @@ int run_bench_load(const BenchLoadOptions& options) {
   double bytes = 0;
   std::array<double, 2> best = {1e30, 1e30};  // fresh, packed
   const size_t ways = options.packed ? 2 : 1;
-  for (int round = 0; round < options.rounds;
-       ++round)  // the first fills the page cache and writes the packed file
+  // The first round fills the page cache and writes the packed file.
+  for (int round = 0; round < options.rounds; ++round)
     for (size_t way = 0; way < ways; ++way) {
       const double seconds = seconds_to_first_token(folder, options.threads, way == 1, bytes);
       if (round > 0) best[way] = std::min(best[way], seconds);
