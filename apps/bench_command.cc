@@ -10,6 +10,7 @@
 #include "apps/model_argument.h"
 #include "apps/output.h"
 #include "backend/simd.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "bench/limits.h"
 #include "bench/peak.h"
@@ -108,7 +109,7 @@ void print_step_json(const StepFigures& figures, const std::string& table) {
     json["one_thread_tokens_per_second"] = figures.one_thread_tokens_per_second;
   add_noise(json, figures.noise);
   print_json(json);
-  fmt::print(stderr, "{}", table);
+  log::write_plain(table);
 }
 
 }  // namespace

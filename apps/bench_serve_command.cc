@@ -12,6 +12,7 @@
 #include "apps/model_argument.h"
 #include "apps/output.h"
 #include "backend/simd.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "bench/bandwidth.h"
 #include "bench/peak.h"
@@ -241,7 +242,7 @@ int run_bench_decode(const BenchServeOptions& options) {
                                 {"decode", rows}};
     add_noise(json, noise.noise());
     print_json(json);
-    fmt::print(stderr, "{}", tables);
+    log::write_plain(tables);
     return 0;
   }
   fmt::print("{} weights, {:.1f} MB read a token, {} threads, {}\n", options.format, weights / 1e6,
@@ -282,7 +283,7 @@ int run_bench_prefill(const BenchServeOptions& options) {
                                 {"ratio", gflops / peak}};
     add_noise(json, noise.noise());
     print_json(json);
-    fmt::print(stderr, "{}", table);
+    log::write_plain(table);
     return 0;
   }
   fmt::print(

@@ -9,6 +9,7 @@
 
 #include "apps/interrupt.h"
 #include "apps/output.h"
+#include "base/log.h"
 #include "base/utf8.h"
 #include "chat/answer.h"
 #include "chat/template.h"
@@ -29,7 +30,7 @@ class AnswerPrinter {
       part(Part::content, call.name.empty() ? call.arguments : fmt::format("\n[tool {}] {}", call.name, call.arguments));
   }
   void finish() {
-    write(replace_invalid_utf8(characters_.finish()));
+    write(replace_invalid_utf8(characters_.finish()), write_text);
     enter(Part::none);
     write("\n");
   }
@@ -39,7 +40,7 @@ class AnswerPrinter {
 
   void part(Part next, const std::string& text) {
     enter(next);
-    write(replace_invalid_utf8(characters_.push(text)));
+    write(replace_invalid_utf8(characters_.push(text)), write_text);
   }
   void enter(Part next) {
     if (next == part_) return;
@@ -47,8 +48,8 @@ class AnswerPrinter {
     if (next == Part::reasoning) write(terminal_ ? "\033[2m" : "[reasoning]\n");
     part_ = next;
   }
-  void write(const std::string& text) const {
-    if (!silent_) write_output(text);
+  void write(std::string_view text, void (*how)(std::string_view) = write_output) const {
+    if (!silent_) how(text);
   }
 
   bool silent_, terminal_;
@@ -60,22 +61,38 @@ Thinking thinking_of(const std::string& name) {
   return name == "on" ? Thinking::on : name == "off" ? Thinking::off : Thinking::by_default;
 }
 
+ChatTemplate template_of(const ChatOptions& options, const fs::path& folder) {
+  return options.chat_template.empty() ? read_chat_template(folder) : chat_template_named(options.chat_template);
+}
+
+Conversation new_conversation(const ChatOptions& options) {
+  Conversation conversation;
+  if (!options.system.empty()) conversation.messages.push_back({.role = Role::system, .content = options.system});
+  return conversation;
+}
+
+// Of the first prompt, as far as it is known.
+size_t first_prompt_tokens(const ChatOptions& options, const ChatTemplate& chat_template, const Serving& serving) {
+  Conversation conversation = new_conversation(options);
+  conversation.messages.push_back({.role = Role::user, .content = options.message});
+  const size_t tokens =
+      render_chat(chat_template, conversation, thinking_of(options.thinking)).encode(serving.tokenizer()).size();
+  if (static_cast<int64_t>(tokens) >= serving.context_tokens())
+    fail("{} of {} tokens, but the context has {}", options.message.empty() ? "--system" : "--message", tokens,
+         serving.context_tokens());
+  return tokens;
+}
+
 class Chat {
  public:
-  Chat(const ChatOptions& options, Serving& serving)
+  Chat(const ChatOptions& options, ChatTemplate chat_template, Serving& serving)
       : options_(options),
         serving_(serving),
-        template_(options.chat_template.empty() ? read_chat_template(serving.folder())
-                                                : chat_template_named(options.chat_template)),
-        thinking_(thinking_of(options.thinking)) {
-    restart();
-  }
+        template_(std::move(chat_template)),
+        thinking_(thinking_of(options.thinking)),
+        conversation_(new_conversation(options)) {}
 
-  void restart() {
-    conversation_.messages.clear();
-    if (!options_.system.empty())
-      conversation_.messages.push_back({.role = Role::system, .content = options_.system});
-  }
+  void restart() { conversation_ = new_conversation(options_); }
   void set_thinking(Thinking thinking) { thinking_ = thinking; }
 
   // The answer to one more message of the user, shown as it comes and remembered.
@@ -83,11 +100,11 @@ class Chat {
     conversation_.messages.push_back({.role = Role::user, .content = message});
     const ChatPrompt prompt = render_chat(template_, conversation_, thinking_);
     const std::vector<int32_t> ids = prompt.encode(serving_.tokenizer());
-    const int64_t room = serving_.engine().context_tokens() - static_cast<int64_t>(ids.size());
+    const int64_t room = serving_.context_tokens() - static_cast<int64_t>(ids.size());
     if (room < 1) {
       conversation_.messages.pop_back();
       fail("the conversation of {} tokens fills the context of {}; /new begins another", ids.size(),
-           serving_.engine().context_tokens());
+           serving_.context_tokens());
     }
     const GenerateOptions generate_options{options_.sampling, std::min(options_.max_tokens, room),
                                            serving_.end_tokens(), serving_.tokenizer().vocabulary_size(),
@@ -124,7 +141,7 @@ void print_speed(const Generation& generation) {
   const auto rate = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0; };
   const auto computed = static_cast<double>(generation.computed_prompt_tokens);
   const auto tokens = static_cast<double>(generation.tokens.size());
-  fmt::print(stderr, "[prompt {} tokens in {:.2f} s ({:.1f}/s), answer {} tokens ({:.2f}/s){}]\n",
+  log::plain("[prompt {} tokens in {:.2f} s ({:.1f}/s), answer {} tokens ({:.2f}/s){}]\n",
              generation.computed_prompt_tokens, generation.prompt_seconds,
              rate(computed, generation.prompt_seconds), generation.tokens.size(), rate(tokens, generation.seconds),
              generation.finish == FinishReason::length              ? ", cut at --max-tokens"
@@ -180,16 +197,16 @@ class InputLines {
 int converse(Chat& chat) {
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
   if (terminal)
-    fmt::print(stderr, "/new begins another conversation, /think on|off, Ctrl-C stops an answer, Ctrl-D ends\n");
+    log::plain("/new begins another conversation, /think on|off, Ctrl-C stops an answer, Ctrl-D ends\n");
   InputLines lines;
   while (true) {
-    if (terminal) fmt::print(stderr, "> ");
+    if (terminal) log::plain("> ");
     std::string line;
     const InputLines::Next next = lines.next(line);
     if (next == InputLines::Next::end) return 0;
     if (next == InputLines::Next::interrupted) {
       take_interrupt();
-      fmt::print(stderr, "\n");
+      log::plain("\n");
       continue;
     }
     if (line.empty()) continue;
@@ -203,7 +220,7 @@ int converse(Chat& chat) {
         Answer answer;
         print_speed(chat.answer(line, answer, false));
       } catch (const Error& error) {  // what cannot be answered does not end the conversation
-        fmt::print(stderr, "{}\n", on_one_line(error.what()));
+        log::plain("{}\n", on_one_line(error.what()));
         if (!terminal) return 1;
       }
       take_interrupt();  // what stopped the answer is not pressed at the next prompt
@@ -216,10 +233,12 @@ int converse(Chat& chat) {
 int run_chat(const ChatOptions& options) {
   options.sampling.validate();
   if (options.json && options.message.empty()) fail("chat: --json goes with --message");
+  ChatTemplate chat_template;
   Serving serving(options.serving, options.max_tokens, [&](const Serving& unloaded) {
-    return unloaded.tokenizer().encode(options.system + options.message).size();
+    chat_template = template_of(options, unloaded.folder());  // before long work
+    return first_prompt_tokens(options, chat_template, unloaded);
   });
-  Chat chat(options, serving);
+  Chat chat(options, std::move(chat_template), serving);
   const InterruptGuard guard;
   return options.message.empty() ? converse(chat) : answer_one(chat, options);
 }

@@ -35,6 +35,12 @@ std::vector<int32_t> prompt_ids(const Serving& serving, const GenerateCommandOpt
   return ids;
 }
 
+void expect_known_tokens(const SamplingOptions& sampling, const Tokenizer& tokenizer) {
+  for (const auto& [token, bias] : sampling.logit_bias)
+    if (token >= tokenizer.vocabulary_size())
+      fail("--logit-bias: token {}, but the vocabulary has {}", token, tokenizer.vocabulary_size());
+}
+
 nlohmann::ordered_json logprob_json(const Tokenizer& tokenizer, const TokenLogprob& of) {
   return {{"token", replace_invalid_utf8(tokenizer.token_bytes(of.token))}, {"id", of.token}, {"logprob", of.logprob}};
 }
@@ -68,20 +74,19 @@ int run_generate(const GenerateCommandOptions& options) {
   StopStrings stops(options.stop);
   std::vector<int32_t> prompt;
   Serving serving(options.serving, options.max_tokens, [&](const Serving& unloaded) {
+    expect_known_tokens(generate_options.sampling, unloaded.tokenizer());
     prompt = prompt_ids(unloaded, options);
+    expect_within_context(static_cast<int64_t>(prompt.size()), options.max_tokens, unloaded.context_tokens());
     return prompt.size();
   });
   const Tokenizer& tokenizer = serving.tokenizer();
-  for (const auto& [token, bias] : generate_options.sampling.logit_bias)
-    if (token >= tokenizer.vocabulary_size())
-      fail("--logit-bias: token {}, but the vocabulary has {}", token, tokenizer.vocabulary_size());
   if (!options.ignore_end) generate_options.end_tokens = serving.end_tokens();
   generate_options.sampled_vocabulary = tokenizer.vocabulary_size();
   std::string text;
   nlohmann::ordered_json logprobs = nlohmann::ordered_json::array();
   Utf8Stream characters;  // a terminal never sees half of one
   const auto print = [&](std::string_view bytes) {
-    if (!options.json) write_output(bytes);
+    if (!options.json) write_text(bytes);
   };
   bool echoed = false;  // not before the request has passed all checks
   const auto echo_once = [&] {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
@@ -16,6 +17,11 @@ namespace moray {
 void write_output(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   flush_output();
+}
+
+void write_text(std::string_view text) {
+  static const bool terminal = ::isatty(STDOUT_FILENO) != 0;
+  write_output(terminal ? printable(text, "\n\t") : text);
 }
 
 void flush_output() {

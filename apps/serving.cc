@@ -25,6 +25,12 @@ DType cache_dtype_of(const std::string& asked, bool all_f32) {
   fail("--cache is '{}', expected 'auto', 'bf16', 'fp8' or 'f32'", asked);
 }
 
+int64_t context_of(const deepseek::ModelConfig& config, int64_t asked) {
+  const int64_t positions = config.max_position_embeddings;
+  if (asked > positions) fail("--context is {}, the model has {} positions", asked, positions);
+  return asked > 0 ? asked : positions;
+}
+
 // eos_token_id of a JSON file: an integer or a list.
 void append_end_tokens(const fs::path& path, std::vector<int32_t>& ids) {
   if (!fs::exists(path)) return;
@@ -55,31 +61,33 @@ Serving::Serving(const ServingOptions& options, int64_t expected_tokens, const P
   const std::optional<fs::path> checkpoint = verified_checkpoint_of(folder_);
   if (options.weights != "model" && options.weights != "ema")
     fail("--weights is '{}', expected 'model' or 'ema'", options.weights);
-  if (options.needs_tokenizer) tokenizer_ = Tokenizer::read(folder_);
+  const deepseek::ModelConfig config = read_model_config(folder_);
+  context_tokens_ = context_of(config, options.context_tokens);
+  if (options.needs_tokenizer) read_tokenizer(config.vocab_size);
   if (prompt_tokens) expected_tokens += static_cast<int64_t>(prompt_tokens(*this));
-  load(options, expected_tokens);
+  load(options, config, expected_tokens);
   if (options.weights == "ema") {
     if (!checkpoint) fail("{}: is not of a checkpoint; only those have a moving average", folder_.string());
     load_average(*checkpoint / "state" / "ema.safetensors");
   }
-  const int64_t vocabulary = served_.model.config.vocab_size;
-  if (tokenizer_ && tokenizer_->vocabulary_size() > vocabulary)
-    fail("{}: its tokenizer has {} tokens, the model's vocabulary {}", folder_.string(),
-         tokenizer_->vocabulary_size(), vocabulary);
-  engine_.emplace(exec(), served_,
-                  EngineOptions{cache_dtype_, options.chunk_tokens, options.context_tokens});
+  engine_.emplace(exec(), served_, EngineOptions{cache_dtype_, options.chunk_tokens, context_tokens_});
 }
 
-void Serving::load(const ServingOptions& options, int64_t expected_tokens) {
+void Serving::read_tokenizer(int64_t vocabulary) {
+  tokenizer_ = Tokenizer::read(folder_);
+  if (tokenizer_->vocabulary_size() > vocabulary)
+    fail("{}: its tokenizer has {} tokens, the model's vocabulary {}", folder_.string(),
+         tokenizer_->vocabulary_size(), vocabulary);
+}
+
+void Serving::load(const ServingOptions& options, const deepseek::ModelConfig& config,
+                   int64_t expected_tokens) {
   const SafetensorsFolder weights(folder_);
-  const WeightPlan plan = plan_weights(weights, read_model_config(folder_), /*with_mtp=*/false);
+  const WeightPlan plan = plan_weights(weights, config, /*with_mtp=*/false);
   const bool all_f32 = std::ranges::all_of(
       plan.tensors, [](const PlannedTensor& tensor) { return tensor.dtype == DType::f32; });
   cache_dtype_ = cache_dtype_of(options.cache, all_f32);
-  const int64_t positions = plan.config.max_position_embeddings;
-  if (options.context_tokens > positions)
-    fail("--context is {}, the model has {} positions", options.context_tokens, positions);
-  const int64_t tokens = options.context_tokens > 0 ? options.context_tokens : std::min(expected_tokens, positions);
+  const int64_t tokens = options.context_tokens > 0 ? context_tokens_ : std::min(expected_tokens, context_tokens_);
   expect_memory(plan,
                 static_cast<size_t>(tokens) *
                     LatentCache::token_bytes(plan.config, plan.config.num_hidden_layers, cache_dtype_),

@@ -39,6 +39,7 @@ class Serving {
   const fs::path& folder() const { return folder_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ServedModel& served() const { return served_; }
+  int64_t context_tokens() const { return context_tokens_; }  // of prompt and answer
 
   // Tokens that end an answer: what generation_config.json, config.json and the tokenizer name.
   std::vector<int32_t> end_tokens() const;
@@ -47,13 +48,15 @@ class Serving {
   std::vector<int32_t> prompt_start() const;
 
  private:
-  void load(const ServingOptions& options, int64_t expected_tokens);
+  void read_tokenizer(int64_t vocabulary);
+  void load(const ServingOptions& options, const deepseek::ModelConfig& config, int64_t expected_tokens);
   void load_average(const fs::path& file);
 
   Workplace workplace_;
   fs::path folder_;
   std::optional<Tokenizer> tokenizer_;
   ServedModel served_;
+  int64_t context_tokens_ = 0;
   DType cache_dtype_ = DType::bf16;
   std::optional<Engine> engine_;
 };

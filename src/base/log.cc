@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <cstdio>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -18,6 +19,10 @@ spdlog::logger& logger() {
 }
 }  // namespace
 
+void write_plain(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
 void write_info(std::string_view message) { logger().info("{}", printable(message, "\n")); }
 void write_warning(std::string_view message) { logger().warn("warning: {}", printable(message, "\n")); }
 

@@ -321,7 +321,7 @@ ChatTemplate read_chat_template(const fs::path& path) {
   const nlohmann::json json = parse_json(read_file(config), config.string());
   if (!json.is_object()) fail("{}: not a JSON object", config.string());
   const nlohmann::json* value = json_find(json, "chat_template", config.string());
-  if (value == nullptr) fail("{}: no chat template: is this a base model?", config.string());
+  if (value == nullptr) fail("{}: no chat template (is this a base model?); --chat-template takes one by its name", config.string());
   if (value->is_array()) {  // several, by name
     for (const nlohmann::json& entry : *value)
       if (entry.is_object() && json_string(entry, "name", config.string()) == "default")

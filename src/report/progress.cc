@@ -6,7 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
+
+#include "base/log.h"
 
 namespace moray {
 namespace {
@@ -97,7 +98,7 @@ Progress::Progress(std::string label, int64_t total, std::string unit, int64_t a
       next_show_(start_ + to_clock(kQuietSeconds)) {}
 
 Progress::~Progress() {
-  if (line_open_) std::fputc('\n', stderr);
+  if (line_open_) log::plain("\n");
 }
 
 void Progress::update(int64_t done, std::string_view detail) {
@@ -111,12 +112,11 @@ void Progress::update(int64_t done, std::string_view detail) {
   if (terminal_) {
     // The last column stays free: a full line would wrap on some terminals. "\x1b[K" clears what was longer
     // before.
-    fmt::print(stderr, "\r{}\x1b[K", progress_line(state, terminal_columns() - 1));
+    log::plain("\r{}\x1b[K", progress_line(state, terminal_columns() - 1));
     line_open_ = true;
   } else {
-    fmt::print(stderr, "{}\n", progress_line(state, kPlainColumns));
+    log::plain("{}\n", progress_line(state, kPlainColumns));
   }
-  std::fflush(stderr);
 }
 
 }  // namespace moray

@@ -11,14 +11,18 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 }  // namespace
 
+void expect_within_context(int64_t prompt_tokens, int64_t max_tokens, int64_t context_tokens) {
+  if (max_tokens > context_tokens - prompt_tokens)
+    fail("prompt of {} tokens + {} new ones exceed the context of {} positions", prompt_tokens, max_tokens,
+         context_tokens);
+}
+
 Generation generate(Engine& engine, std::span<const int32_t> prompt, const GenerateOptions& options,
                     const std::function<bool(const GeneratedToken&)>& emit) {
   if (prompt.empty()) fail("the prompt is empty");
   options.sampling.validate();
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
-  if (options.max_tokens > engine.context_tokens() - prompt_tokens)
-    fail("prompt of {} tokens + {} new ones exceed the context of {} positions", prompt_tokens,
-         options.max_tokens, engine.context_tokens());
+  expect_within_context(prompt_tokens, options.max_tokens, engine.context_tokens());
   const int64_t vocabulary = engine.config().vocab_size;
   const int64_t drawable =
       options.sampled_vocabulary > 0 ? std::min(options.sampled_vocabulary, vocabulary) : vocabulary;

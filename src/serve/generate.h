@@ -30,8 +30,11 @@ struct Generation {
   int64_t computed_prompt_tokens = 0;      // the rest of the prompt was in the cache
 };
 
+// Throws Error when prompt and new tokens exceed the context.
+void expect_within_context(int64_t prompt_tokens, int64_t max_tokens, int64_t context_tokens);
+
 // `emit` gets each token as it is drawn, and returns false to stop. What of the prompt is in the cache as
-// prompt is not computed again. Throws Error when prompt and max_tokens exceed the context.
+// prompt is not computed again. Throws Error also where expect_within_context does.
 Generation generate(Engine&, std::span<const int32_t> prompt, const GenerateOptions&,
                     const std::function<bool(const GeneratedToken&)>& emit);
 

@@ -162,8 +162,13 @@ void write_random_folder(Exec& exec, const deepseek::ModelConfig& config, DType 
     if (progress) progress(done += current.bytes());
     return {current.raw(), current.bytes()};
   };
-  write_safetensors_folder(folder, list, bytes_of, max_shard_bytes);
-  write_file_atomically(folder / "config.json", config_text(config, dtype));
+  try {
+    write_safetensors_folder(folder, list, bytes_of, max_shard_bytes);
+    write_file_atomically(folder / "config.json", config_text(config, dtype));
+  } catch (...) {
+    fs::remove_all(folder, error);  // a part of a model is of no use, and large
+    throw;
+  }
 }
 
 std::vector<ReadWeight> weights_of_a_token(const ServedModel& served) {

@@ -272,6 +272,32 @@ TEST(BadModel, Arguments) {
                  {"65", "64 positions"});
 }
 
+TEST(BadModel, WhatCannotBeAnsweredIsToldBeforeLoading) {
+  const ModelCopy copy;
+  fs::remove(copy.checkpoint / "manifest.json");
+  fs::remove(copy.model / "model.safetensors");  // whoever loads tells of this
+  const auto refused = [&](std::vector<std::string> arguments, const Fragments& fragments) {
+    arguments.insert(arguments.end(), {"--model", copy.model});
+    expect_refusal(moray(arguments), fragments);
+  };
+  const std::string much(500, 'z');
+  refused({"generate", "--prompt", much}, {"501 tokens", "64 positions"});
+  refused({"generate", "--logit-bias", "100000=1", "--max-tokens", "3"}, {"--logit-bias", "100000"});
+  refused({"generate", "--context", "65"}, {"--context is 65", "64 positions"});
+  refused({"chat", "--message", much, "--chat-template", "v3"}, {"--message", "the context has 64"});
+  refused({"chat", "--system", much, "--chat-template", "v3"}, {"--system", "the context has 64"});
+  refused({"chat", "--message", "a"}, {"--chat-template"});
+  refused({"generate", "--max-tokens", "3"}, {"model.safetensors"});
+}
+
+TEST(BadModel, APartOfARandomOneDoesNotStay) {
+  const ScratchFolder scratch;
+  expect_refusal(moray(Invocation{.arguments = {"bench", "make-model", Workshop::get().recipe(), scratch / "m"},
+                                  .file_size_limit = 10'000}),
+                 {"model", "cannot write"});
+  EXPECT_FALSE(fs::exists(scratch / "m"));
+}
+
 // A narrow model with a wide cache: 6.5 MB a token in F32, beside weights of 30 MB.
 TEST(BadModel, APromptWhoseCacheDoesNotFit) {
   const fs::path model = *latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model";

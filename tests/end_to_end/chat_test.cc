@@ -165,5 +165,18 @@ TEST(Generate, CtrlCEndsIt) {
   EXPECT_EQ(terminal.wait(), 130);
 }
 
+// A model can be made to say anything.
+TEST(Generate, SteersNoTerminal) {
+  const ChatModel model;
+  const std::string prompt = "one\x1b]0;title\x07\ttwo\r\nthree\xc2\x9b" "31m";
+  const std::vector<std::string> generate = {"generate",     "--model", model.folder(), "--prompt", prompt,
+                                             "--max-tokens", "1",       "--threads",    "1"};
+  Terminal terminal(generate);
+  const std::string screen = terminal.read_until("31m");
+  EXPECT_EQ(terminal.wait(), 0);
+  EXPECT_TRUE(screen.ends_with("one ]0;title \ttwo \r\nthree 31m")) << screen;
+  EXPECT_TRUE(moray(generate).out.starts_with(prompt)) << "a file gets what the model says";
+}
+
 }  // namespace
 }  // namespace moray::test
