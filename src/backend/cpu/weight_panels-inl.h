@@ -1,5 +1,5 @@
-// The product of up to four rows with a weight in panels (tensor/panels.h), at memory speed: panel after panel, a
-// task is one stretch of memory read from its beginning to its end.
+// The product of up to four rows with a weight in panels (tensor/panels.h), at memory speed: panel after
+// panel, a task is one stretch of memory read from its beginning to its end.
 
 // Included once per Highway target, hence the toggled guard.
 #if defined(MORAY_WEIGHT_PANELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -21,8 +21,8 @@ namespace {
 
 constexpr size_t kPanelStep = static_cast<size_t>(kPanelRows);  // words from line to line
 constexpr size_t kPanelVectors = kPanelStep / kWordLanes;
-// Asked for ahead where blocks go side by side: the processor's own prefetching follows one stream, and best alone
-// (docs/results/panel-reading.txt, serving-speed.md).
+// Asked for ahead where blocks go side by side: the processor's own prefetching follows one stream, and best
+// alone (docs/results/panel-reading.txt, serving-speed.md).
 constexpr size_t kAheadBytes = 12288;
 
 // One panel times kRows rows.
@@ -42,9 +42,11 @@ struct PanelProduct {
     FloatVec part[kSide * kPanelVectors][kRows];
     multiply_words<Element, kPanelStep>(
         static_cast<size_t>(length) / kInWord<Element>,
-        [&](size_t v) HWY_ATTR { return words + v % kSide * kBlockWords * kPanelStep + v / kSide * kWordLanes; },
+        [&](size_t v)
+            HWY_ATTR { return words + v % kSide * kBlockWords * kPanelStep + v / kSide * kWordLanes; },
         [&](size_t v, size_t r) HWY_ATTR {
-          return task.x + static_cast<int64_t>(r) * task.x_stride + k + static_cast<int64_t>(v % kSide) * kKBlock;
+          return task.x + static_cast<int64_t>(r) * task.x_stride + k +
+                 static_cast<int64_t>(v % kSide) * kKBlock;
         },
         [&](size_t w) HWY_ATTR {
           if constexpr (sizeof(Element) > 1) return;
@@ -53,19 +55,18 @@ struct PanelProduct {
             hwy::Prefetch(words + (w * kSide + side) * kPanelStep + kAheadBytes / sizeof(uint32_t));
         },
         part);
-    HWY_ALIGN float scales[kPanelStep] = {};
-    for (size_t side = 0; side < kSide; ++side) {
-      if constexpr (sizeof(Element) == 1)
-        block_scales(task, first_output, k + static_cast<int64_t>(side) * kKBlock, kPanelRows, scales);
-      for (size_t v = 0; v < kPanelVectors; ++v)
+    for (size_t side = 0; side < kSide; ++side)
+      for (size_t v = 0; v < kPanelVectors; ++v) {
+        const FloatVec scale = scales<Element>(task, first_output + static_cast<int64_t>(v * kWordLanes),
+                                               k + static_cast<int64_t>(side) * kKBlock);
         for (size_t r = 0; r < kRows; ++r)
-          run[v][r] = joined_part<Element>(part[v * kSide + side][r], scales + v * kWordLanes, run[v][r]);
-    }
+          run[v][r] = joined_part<Element>(part[v * kSide + side][r], scale, run[v][r]);
+      }
   }
 
   HWY_NOINLINE void multiply() {
-    // A chain of FMAs is as long as the k of its block: for BF16 about as long as memory takes for its bytes, for
-    // codes twice as long. More than eight chains would not fit AVX2's registers.
+    // A chain of FMAs is as long as the k of its block: for BF16 about as long as memory takes for its bytes,
+    // for codes twice as long. More than eight chains would not fit AVX2's registers.
     constexpr size_t kSide = sizeof(Element) > 1 ? 1 : std::clamp<size_t>(8 / (kRows * kPanelVectors), 1, 2);
     for (auto& of_rows : run)
       for (FloatVec& sum : of_rows) sum = hn::Zero(FloatTag());
@@ -90,10 +91,14 @@ void panels_task(const RowsTask& task) {
 template <class Element>
 void panels_task_of(const RowsTask& task) {
   switch (task.rows) {
-    case 1: return panels_task<Element, 1>(task);
-    case 2: return panels_task<Element, 2>(task);
-    case 3: return panels_task<Element, 3>(task);
-    default: return panels_task<Element, 4>(task);
+    case 1:
+      return panels_task<Element, 1>(task);
+    case 2:
+      return panels_task<Element, 2>(task);
+    case 3:
+      return panels_task<Element, 3>(task);
+    default:
+      return panels_task<Element, 4>(task);
   }
 }
 

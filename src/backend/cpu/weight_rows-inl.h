@@ -100,7 +100,6 @@ HWY_NOINLINE void rows_task(const RowsTask& task) {
         base + std::min(o, outputs - 1) * inputs * int64_t{sizeof(Element)};
   const size_t vectors = (static_cast<size_t>(outputs) + kWordLanes - 1) / kWordLanes;
   HWY_ALIGN uint32_t staged[kStagedWords];
-  HWY_ALIGN float scales[kTaskOutputs] = {};
   FloatVec run[kTaskVectors / kGroup][kGroup][kRows];
   for (auto& group : run)
     for (auto& vector : group)
@@ -109,7 +108,6 @@ HWY_NOINLINE void rows_task(const RowsTask& task) {
     const size_t bytes = static_cast<size_t>(std::min(kKBlock, inputs - k)) * sizeof(Element);
     for (size_t v = 0; v < vectors; ++v)
       stage_rows(rows[v], static_cast<size_t>(k) * sizeof(Element), bytes, staged + v * kMostWords * kWordLanes);
-    if constexpr (sizeof(Element) == 1) block_scales(task, task.first_output, k, outputs, scales);
     std::array<const float*, kRows> x{};
     for (size_t r = 0; r < kRows; ++r) x[r] = task.x + static_cast<int64_t>(r) * task.x_stride + k;
     for (size_t g = 0; g * kGroup < vectors; ++g) {
@@ -118,9 +116,12 @@ HWY_NOINLINE void rows_task(const RowsTask& task) {
           (bytes + 3) / 4,
           [&](size_t v) HWY_ATTR { return staged + (g * kGroup + v) * kMostWords * kWordLanes; },
           [&](size_t, size_t r) HWY_ATTR { return x[r]; }, [](size_t) {}, part);
-      for (size_t v = 0; v < kGroup; ++v)
+      for (size_t v = 0; v < kGroup; ++v) {
+        const auto output = task.first_output + static_cast<int64_t>((g * kGroup + v) * kWordLanes);
+        const FloatVec scale = scales<Element>(task, output, k);
         for (size_t r = 0; r < kRows; ++r)
-          run[g][v][r] = joined_part<Element>(part[v][r], scales + (g * kGroup + v) * kWordLanes, run[g][v][r]);
+          run[g][v][r] = joined_part<Element>(part[v][r], scale, run[g][v][r]);
+      }
     }
   }
   HWY_ALIGN float sums[kTaskOutputs];

@@ -20,12 +20,4 @@ struct RowsTask {
   int64_t first_output = 0, outputs = kTaskOutputs;  // fewer at the end; of panels, a multiple of 16
 };
 
-// The scales of `count` outputs from `first_output` on in the k-block at k.
-inline void block_scales(const RowsTask& task, int64_t first_output, int64_t k, int64_t count, float* scales) {
-  const Tensor& blocks = task.weight->scales;
-  const int64_t first = task.weight->first_row + first_output;
-  for (int64_t o = 0; o < count; ++o)
-    scales[o] = blocks.data<float>()[(first + o) / kTile * blocks.extent(1) + k / kTile];
-}
-
 }  // namespace moray::cpu
