@@ -27,7 +27,8 @@ class AnswerPrinter {
     if (!delta.reasoning.empty()) part(Part::reasoning, delta.reasoning);
     if (!delta.content.empty()) part(Part::content, delta.content);
     for (const AnswerDelta::Call& call : delta.calls)
-      part(Part::content, call.name.empty() ? call.arguments : fmt::format("\n[tool {}] {}", call.name, call.arguments));
+      part(Part::content,
+           call.name.empty() ? call.arguments : fmt::format("\n[tool {}] {}", call.name, call.arguments));
   }
   void finish() {
     write(replace_invalid_utf8(characters_.finish()), write_text);
@@ -62,24 +63,28 @@ Thinking thinking_of(const std::string& name) {
 }
 
 ChatTemplate template_of(const ChatOptions& options, const fs::path& folder) {
-  return options.chat_template.empty() ? read_chat_template(folder) : chat_template_named(options.chat_template);
+  return options.chat_template.empty() ? read_chat_template(folder)
+                                       : chat_template_named(options.chat_template);
 }
 
 Conversation new_conversation(const ChatOptions& options) {
   Conversation conversation;
-  if (!options.system.empty()) conversation.messages.push_back({.role = Role::system, .content = options.system});
+  if (!options.system.empty())
+    conversation.messages.push_back({.role = Role::system, .content = options.system});
   return conversation;
 }
 
 // Of the first prompt, as far as it is known.
-size_t first_prompt_tokens(const ChatOptions& options, const ChatTemplate& chat_template, const Serving& serving) {
+size_t first_prompt_tokens(const ChatOptions& options, const ChatTemplate& chat_template,
+                           const Serving& serving) {
   Conversation conversation = new_conversation(options);
   conversation.messages.push_back({.role = Role::user, .content = options.message});
-  const size_t tokens =
-      render_chat(chat_template, conversation, thinking_of(options.thinking)).encode(serving.tokenizer()).size();
+  const size_t tokens = render_chat(chat_template, conversation, thinking_of(options.thinking))
+                            .encode(serving.tokenizer())
+                            .size();
   if (static_cast<int64_t>(tokens) >= serving.context_tokens())
-    fail("{} of {} tokens, but the context has {}", options.message.empty() ? "--system" : "--message", tokens,
-         serving.context_tokens());
+    fail("{} of {} tokens, but the context has {}", options.message.empty() ? "--system" : "--message",
+         tokens, serving.context_tokens());
   return tokens;
 }
 
@@ -143,7 +148,8 @@ void print_speed(const Generation& generation) {
   const auto tokens = static_cast<double>(generation.tokens.size());
   log::plain("[prompt {} tokens in {:.2f} s ({:.1f}/s), answer {} tokens ({:.2f}/s){}]\n",
              generation.computed_prompt_tokens, generation.prompt_seconds,
-             rate(computed, generation.prompt_seconds), generation.tokens.size(), rate(tokens, generation.seconds),
+             rate(computed, generation.prompt_seconds), generation.tokens.size(),
+             rate(tokens, generation.seconds),
              generation.finish == FinishReason::length              ? ", cut at --max-tokens"
              : generation.finish == FinishReason::stopped_by_caller ? ", stopped"
                                                                     : "");
@@ -157,12 +163,13 @@ int answer_one(Chat& chat, const ChatOptions& options) {
     print_speed(generation);
     return 0;
   }
-  const nlohmann::ordered_json json{{"reasoning", replace_invalid_utf8(answer.reasoning)},
-                                    {"content", replace_invalid_utf8(answer.content)},
-                                    {"completion_tokens", generation.tokens.size()},
-                                    {"finish_reason", generation.finish == FinishReason::length ? "length" : "stop"},
-                                    {"prompt_seconds", generation.prompt_seconds},
-                                    {"seconds", generation.seconds}};
+  const nlohmann::ordered_json json{
+      {"reasoning", replace_invalid_utf8(answer.reasoning)},
+      {"content", replace_invalid_utf8(answer.content)},
+      {"completion_tokens", generation.tokens.size()},
+      {"finish_reason", generation.finish == FinishReason::length ? "length" : "stop"},
+      {"prompt_seconds", generation.prompt_seconds},
+      {"seconds", generation.seconds}};
   print_json(json);
   return 0;
 }
@@ -194,10 +201,12 @@ class InputLines {
   bool ended_ = false;
 };
 
+constexpr std::string_view kCommands =
+    "/new begins another conversation, /think on|off, /help, Ctrl-C stops an answer, Ctrl-D ends\n";
+
 int converse(Chat& chat) {
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
-  if (terminal)
-    log::plain("/new begins another conversation, /think on|off, Ctrl-C stops an answer, Ctrl-D ends\n");
+  if (terminal) log::write_plain(kCommands);
   InputLines lines;
   while (true) {
     if (terminal) log::plain("> ");
@@ -211,8 +220,11 @@ int converse(Chat& chat) {
     }
     if (line.empty()) continue;
     if (line == "/quit") return 0;
-    if (line == "/new") {
+    if (line == "/help") {
+      log::write_plain(kCommands);
+    } else if (line == "/new") {
       chat.restart();
+      log::plain("[a new conversation]\n");
     } else if (line == "/think on" || line == "/think off") {
       chat.set_thinking(thinking_of(line.substr(line.rfind(' ') + 1)));
     } else {

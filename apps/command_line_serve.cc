@@ -136,9 +136,12 @@ void add_eval(CLI::App& app, Action& action) {
 
 void add_inspect(CLI::App& app, Action& action) {
   auto* inspect =
-      add_command(app, "inspect", "what a recipe, model, checkpoint, run, dataset or tokenizer holds",
-                  "  moray inspect recipes/v3.toml\n  moray inspect runs/tiny --tensors\n  moray inspect "
-                  "dataset --json\n");
+      add_command(app, "inspect",
+                  "what a model, recipe, run, dataset or tokenizer holds; of models the memory to serve them",
+                  "  moray inspect DeepSeek-V2-Lite-Chat/        # also a config.json alone\n"
+                  "  moray inspect recipes/v3.toml --memory\n"
+                  "  moray inspect runs/tiny --tensors\n"
+                  "  moray inspect dataset --json\n");
   auto options = std::make_shared<InspectOptions>();
   inspect->add_option("path", options->path, "file or folder")->required();
   inspect->add_flag("--tensors", options->tensors, "list every tensor");

@@ -76,18 +76,28 @@ Evaluation evaluate_served(Serving& serving, const Stream& stream, int64_t windo
 }
 
 // The states of a window's tokens, one for each.
-std::vector<Tensor> states_of(Engine& engine, std::span<const int32_t> ids) {
+std::vector<Tensor> states_of(Engine& engine, std::span<const int32_t> ids,
+                              const Engine::PromptProgress& progress) {
   std::vector<Tensor> chunks;
   engine.truncate(0);
-  engine.append_prompt(ids, [&](int64_t, const Tensor& states) { chunks.push_back(states); });
+  engine.append_prompt(
+      ids, [&](int64_t, const Tensor& states) { chunks.push_back(states); }, progress);
   return chunks;
 }
 
-void compare_window(Serving& model, Serving& original, std::span<const int32_t> ids, Divergence& sums) {
+void compare_window(Serving& model, Serving& original, std::span<const int32_t> ids, Divergence& sums,
+                    Progress& progress) {
   constexpr int64_t kRows = 64;  // of logits at a time
   const std::span<const int32_t> inputs = ids.first(ids.size() - 1);
-  const std::vector<Tensor> ours = states_of(model.engine(), inputs),
-                            theirs = states_of(original.engine(), inputs);
+  const auto length = static_cast<int64_t>(inputs.size()), before = sums.tokens;
+  const auto half_from = [&](int64_t first) {
+    return [&progress, length, begin = before + first / 2](int64_t done) {
+      if (done < length) progress.update(begin + done / 2);
+      return true;
+    };
+  };
+  const std::vector<Tensor> ours = states_of(model.engine(), inputs, half_from(0)),
+                            theirs = states_of(original.engine(), inputs, half_from(length));
   size_t first = 0;
   for (size_t chunk = 0; chunk < ours.size(); ++chunk)
     for (int64_t begin = 0; begin < ours[chunk].extent(0); begin += kRows) {
@@ -105,7 +115,7 @@ Divergence compare_served(Serving& model, Serving& original, const Stream& strea
   const std::vector<int32_t> start = model.prompt_start();
   Divergence sums;
   while (sums.tokens < stream.tokens) {
-    compare_window(model, original, window_of(stream, sums.tokens, window, start), sums);
+    compare_window(model, original, window_of(stream, sums.tokens, window, start), sums, progress);
     progress.update(sums.tokens);
   }
   return sums;
@@ -167,7 +177,8 @@ Divergence measure_divergence(const EvalOptions& options) {
   ServingOptions other = options.serving;
   other.model = options.against;
   other.needs_tokenizer = false;
-  expect_same_tokens(task.serving.tokenizer(), Tokenizer::read(resolve_model_folder(options.against)), options);
+  expect_same_tokens(task.serving.tokenizer(), Tokenizer::read(resolve_model_folder(options.against)),
+                     options);
   Serving original(other, task.window);
   if (original.served().model.config.vocab_size != task.serving.served().model.config.vocab_size)
     fail("{}: its vocabulary is not that of {}", options.against, options.serving.model);
@@ -194,7 +205,8 @@ int run_eval(const EvalOptions& options) {
     Progress progress("eval", task.stream.tokens, "tokens");
     evaluation = evaluate_served(task.serving, task.stream, task.window, progress);
   }
-  if (!std::isfinite(evaluation.nats)) fail("{}: the model's predictions are not finite", options.serving.model);
+  if (!std::isfinite(evaluation.nats))
+    fail("{}: the model's predictions are not finite", options.serving.model);
   if (options.json) {
     const nlohmann::ordered_json json{{"loss", evaluation.loss()},
                                       {"perplexity", evaluation.perplexity()},

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +11,7 @@
 #include "apps/output.h"
 #include "base/utf8.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/int_weights.h"
 #include "data/dataset.h"
 #include "models/deepseek/activation_memory.h"
 #include "report/progress.h"
@@ -69,13 +71,30 @@ Json inspect_model_folder(const fs::path& folder, bool tensors) {
     const deepseek::ModelConfig config = read_model_config(folder);
     summary["model"] = model_summary(config);
     summary["weights"] = stored_summary(files, tensors);
-    summary["serving"] = serving_summary(weights, config);
+    const fs::path path = folder / "config.json";
+    summary["serving"] =
+        serving_summary(config, &weights, read_int_format(read_file(path), path.string()).has_value());
     if (summary["serving"].contains("refused")) summary["refused"] = summary["serving"]["refused"];
   } catch (const Error& error) {
     summary["weights"] = stored_summary(files, tensors);
     summary["refused"] = error.what();
   }
   return summary;
+}
+
+// A config.json alone tells what a model would need, before gigabytes of weights are fetched.
+Json inspect_config(const fs::path& path) {
+  const deepseek::ModelConfig config = deepseek::ModelConfig::from_json(read_file(path), path.string());
+  return {{"kind", "config"},
+          {"file", path.string()},
+          {"model", model_summary(config)},
+          {"serving", serving_summary(config)}};
+}
+
+bool holds_weights(const fs::path& folder) {
+  return std::ranges::any_of(fs::directory_iterator(folder), [](const fs::directory_entry& entry) {
+    return entry.path().filename().string().find(".safetensors") != std::string::npos;
+  });
 }
 
 // Bytes a token by kind, and their sum.
@@ -124,6 +143,7 @@ Json inspect_recipe(const fs::path& path, bool memory) {
                          {"greatest_batch_size", recipe.train.batch_size.greatest()},
                          {"greatest_learning_rate", recipe.train.learning_rate.greatest()},
                          {"gradient_groups", recipe.train.gradient_groups}};
+  summary["serving"] = serving_summary(recipe.model);
   if (memory) summary["kept_activations"] = memory_summary(recipe);
   return summary;
 }
@@ -163,11 +183,13 @@ Json inspect_path(const fs::path& path, bool tensors, bool memory) {
             {"vocabulary", tokenizer.vocabulary_size()},
             {"added_tokens", tokenizer.added_tokens().size()}};
   }
+  if (path.extension() == ".json") return inspect_config(path);
   if (fs::exists(path / "dataset.json")) return inspect_dataset(path);
   if (const fs::path tokenizer = path / "tokenizer.json";
       fs::exists(tokenizer) && !fs::exists(path / "config.json"))
     return inspect_path(tokenizer, tensors, memory);
   const fs::path folder = resolve_model_folder(path);
+  if (!holds_weights(folder)) return inspect_config(folder / "config.json");
   Json summary = inspect_model_folder(folder, tensors);
   if (const auto checkpoint = verified_checkpoint_of(folder))
     summary["checkpoint"] = {{"folder", checkpoint->string()}, {"checksums", "verified"}};
@@ -187,10 +209,12 @@ void print_plain(const Json& json, int indent) {
       fmt::print("{}{}\n", pad, printable(key));
       print_plain(value, indent + 2);
     } else {
-      std::string text = printable(value.is_string() ? value.get<std::string>() : value.dump());
+      std::string text = value.is_number_float()
+                             ? fmt::format("{:.6g}", value.get<double>())
+                             : printable(value.is_string() ? value.get<std::string>() : value.dump());
       if (value.is_number_integer() && value.get<int64_t>() >= 100000)
         text += fmt::format("  ({})", short_count(value.get<double>()));
-      fmt::print("{}{:<{}} {}\n", pad, printable(key), 30 - indent, text);
+      fmt::print("{}{:<{}} {}\n", pad, printable(key), 40 - indent, text);
     }
   }
 }

@@ -32,7 +32,8 @@ std::vector<int64_t> contexts_of(const deepseek::ModelConfig& config) {
   return contexts;
 }
 
-void add_needs(const deepseek::ModelConfig& config, const std::string& weights, size_t weight_bytes, Json& needs) {
+void add_needs(const deepseek::ModelConfig& config, const std::string& weights, size_t weight_bytes,
+               Json& needs) {
   const size_t free = available_memory_bytes(), machine = machine_memory_bytes();
   for (int64_t context : contexts_of(config))
     for (DType cache : kCaches) {
@@ -51,13 +52,40 @@ void add_needs(const deepseek::ModelConfig& config, const std::string& weights, 
     }
 }
 
-double gib(const Json& bytes) {
-  return bytes.get<double>() / static_cast<double>(1 << 30);
+// A unit in which the largest number has digits before its point.
+struct Unit {
+  const char* name;
+  double bytes;
+
+  explicit Unit(const Json& needs) : name("GiB"), bytes(1 << 30) {
+    for (const Json& need : needs)
+      if (need["bytes"].get<double>() >= bytes) return;
+    name = "MiB";
+    bytes = 1 << 20;
+  }
+  double of(const Json& count) const { return count.get<double>() / bytes; }
+};
+
+std::string without_trailing_blanks(const std::string& line) {
+  return line.substr(0, line.find_last_not_of(' ') + 1);
+}
+
+// The two lines above the rows: contexts, and under each the caches.
+std::string table_head(const Json& needs) {
+  std::string tokens = fmt::format("{:<10} {:>9}", "", ""),
+              caches = fmt::format("{:<10} {:>9}", "weights", "alone");
+  for (const Json& need : needs)
+    if (need["weights"] == needs.at(0)["weights"]) {
+      const bool leads = need["cache"] == cache_name(kCaches[0]);
+      tokens += fmt::format("  {:>8} ", leads ? need["context_tokens"].dump() : "");
+      caches += fmt::format("  {:>8} ", need["cache"].get<std::string>());
+    }
+  return without_trailing_blanks(tokens) + "\n" + without_trailing_blanks(caches) + "\n";
 }
 
 }  // namespace
 
-Json serving_summary(const SafetensorsFolder& folder, const deepseek::ModelConfig& config) {
+Json serving_summary(const deepseek::ModelConfig& config, const SafetensorsFolder* stored, bool quantized) {
   Json summary{{"machine_memory_bytes", machine_memory_bytes()},
                {"free_memory_bytes", available_memory_bytes()},
                {"chunk_tokens", kChunk}};
@@ -66,39 +94,37 @@ Json serving_summary(const SafetensorsFolder& folder, const deepseek::ModelConfi
         LatentCache::token_bytes(config, config.num_hidden_layers, cache);
   Json needs = Json::array();
   try {
-    add_needs(config, "as stored", plan_weights(folder, config, /*with_mtp=*/false).bytes(), needs);
+    if (stored != nullptr)
+      add_needs(config, "as stored", plan_weights(*stored, config, /*with_mtp=*/false).bytes(), needs);
   } catch (const Error& error) {
     summary["refused"] = error.what();
   }
   for (WeightForm form : kWeightForms)
-    add_needs(config, std::string(weight_form_name(form)), weight_bytes(config, form), needs);
+    if (!quantized) add_needs(config, std::string(weight_form_name(form)), weight_bytes(config, form), needs);
   summary["needs"] = needs;
   return summary;
 }
 
 void print_serving(const Json& summary) {
-  fmt::print(
-      "\nmemory to serve, GiB: weights, the cache of so many tokens, and what chunks of {} work in\n"
-      "(* fits the {:.1f} GiB free now, + would fit this machine's {:.1f} were they free)\n",
-      summary["chunk_tokens"].get<int64_t>(), gib(summary["free_memory_bytes"]), gib(summary["machine_memory_bytes"]));
   const Json& needs = summary["needs"];
-  std::string tokens = fmt::format("{:<10} {:>9}", "", ""), caches = fmt::format("{:<10} {:>9}", "weights", "alone");
-  const std::string first = needs.at(0)["weights"].get<std::string>();
-  for (const Json& need : needs)
-    if (need["weights"] == first) {
-      const bool leads = need["cache"] == cache_name(kCaches[0]);
-      tokens += fmt::format("  {:>8} ", leads ? short_count(need["context_tokens"].get<double>()) : "");
-      caches += fmt::format("  {:>8} ", need["cache"].get<std::string>());
-    }
-  fmt::print("{}\n{}", tokens, caches);
-  std::string row;
+  if (needs.empty()) return;
+  const Unit unit(needs);
+  fmt::print(
+      "\nmemory to serve, {}: weights, the cache of so many tokens, and what chunks of {} work in\n"
+      "(* fits the {:.1f} {} free now, + would fit this machine's {:.1f} were they free)\n{}",
+      unit.name, summary["chunk_tokens"].get<int64_t>(), unit.of(summary["free_memory_bytes"]), unit.name,
+      unit.of(summary["machine_memory_bytes"]), table_head(needs));
+  std::vector<std::string> rows;
+  std::string weights;
   for (const Json& need : needs) {
-    if (const auto weights = need["weights"].get<std::string>(); weights != std::exchange(row, weights))
-      fmt::print("\n{:<10} {:>9.2f}", weights, gib(need["weight_bytes"]));
+    if (weights != need["weights"]) {
+      weights = need["weights"];
+      rows.push_back(fmt::format("{:<10} {:>9.2f}", weights, unit.of(need["weight_bytes"])));
+    }
     const bool fits = need["fits"].get<bool>(), idle = need["fits_when_idle"].get<bool>();
-    fmt::print("  {:>8.2f}{}", gib(need["bytes"]), fits ? "*" : idle ? "+" : " ");
+    rows.back() += fmt::format("  {:>8.2f}{}", unit.of(need["bytes"]), fits ? "*" : idle ? "+" : " ");
   }
-  fmt::print("\n");
+  for (const std::string& row : rows) fmt::print("{}\n", without_trailing_blanks(row));
 }
 
 }  // namespace moray

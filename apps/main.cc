@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   ::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write, told in words
   moray::report_bus_errors();
   CLI::App app("moray: train and run DeepSeek-V3-class models");
+  app.set_version_flag("--version", "moray " MORAY_VERSION);
   app.require_subcommand(1);
   app.footer("moray COMMAND --help shows a command's options, with examples.");
   moray::Action action;

@@ -13,6 +13,7 @@
 #include "apps/output.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "checkpoint/fp8_weights.h"
 #include "checkpoint/safetensors_writer.h"
 #include "report/progress.h"
@@ -53,7 +54,8 @@ std::vector<std::string> indexed_shards(const fs::path& originals, const std::ve
   std::set<std::string> named;
   for (const auto& [name, shard] : *shard_of) named.insert(shard);
   std::vector<std::string> list;
-  std::ranges::copy_if(shards, std::back_inserter(list), [&](const std::string& name) { return named.contains(name); });
+  std::ranges::copy_if(shards, std::back_inserter(list),
+                       [&](const std::string& name) { return named.contains(name); });
   return list;
 }
 
@@ -68,24 +70,26 @@ void convert_shard(Exec& exec, IntFormat format, const fs::path& originals, cons
 hub::Conversion quantization(Exec& exec, IntFormat format) {
   // BF16 becomes 8.25 or 4.5 bits, FP8 twice that share of itself.
   const double least = format == IntFormat::int8 ? 0.5 : 0.28;
-  return {std::string(int_format_name(format)), least,
-          [](const fs::path& originals) {
-            const fs::path path = originals / "config.json";
-            if (!fs::exists(path)) fail("the repository has no config.json");
-            expect_quantizable(read_file(path), "the repository's config.json");
-          },
-          shards_for,
-          [&exec, format](const fs::path& originals, const std::string& shard, const fs::path& into) {
-            convert_shard(exec, format, originals, shard, into);
-          },
-          [format](const fs::path& originals, const fs::path& folder, const std::vector<std::string>& shards) {
-            const std::vector<std::string> indexed = indexed_shards(originals, shards);
-            for (const std::string& shard : shards)  // a reader of the folder would not look at it either
-              if (std::ranges::find(indexed, shard) == indexed.end()) fs::remove(folder / shard);
-            write_safetensors_index(folder, indexed);
-            write_file_atomically(folder / "config.json",
-                                  with_int_format(read_file(originals / "config.json"), format));
-          }};
+  return {
+      std::string(int_format_name(format)),
+      least,
+      [](const fs::path& originals) {
+        const fs::path path = originals / "config.json";
+        if (!fs::exists(path)) fail("the repository has no config.json");
+        expect_quantizable(read_file(path), "the repository's config.json");
+      },
+      shards_for,
+      [&exec, format](const fs::path& originals, const std::string& shard, const fs::path& into) {
+        convert_shard(exec, format, originals, shard, into);
+      },
+      [format](const fs::path& originals, const fs::path& folder, const std::vector<std::string>& shards) {
+        const std::vector<std::string> indexed = indexed_shards(originals, shards);
+        for (const std::string& shard : shards)  // a reader of the folder would not look at it either
+          if (std::ranges::find(indexed, shard) == indexed.end()) fs::remove(folder / shard);
+        write_safetensors_index(folder, indexed);
+        write_file_atomically(folder / "config.json",
+                              with_int_format(read_file(originals / "config.json"), format));
+      }};
 }
 
 }  // namespace
@@ -124,9 +128,11 @@ int run_pull(const PullCommandOptions& options) {
         {"bytes", summary.bytes},         {"was_complete", summary.was_complete}};
     print_json(json);
   } else {
-    fmt::print("{}: {} files, {}B, commit {}{}\n", pull.output.string(), summary.files,
+    fmt::print("{}: {}{} files, {}B, commit {}{}\n", pull.output.string(),
+               conversion ? options.quantize + " weights of " : "", summary.files,
                short_count(static_cast<double>(summary.bytes)), summary.commit.substr(0, 12),
                summary.was_complete ? "; was complete already" : "");
+    log::info("next: moray inspect {0}, moray chat --model {0}", pull.output.string());
   }
   return 0;
 }

@@ -193,6 +193,13 @@ int advise(std::span<const std::byte> mapped, int advice) {
 }
 }  // namespace
 
+void release_pages(std::span<const std::byte> mapped) {
+  static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(mapped.data()), end = begin + mapped.size();
+  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 uint64_t file_checksum(const fs::path& path) {
   constexpr size_t kPieceBytes = size_t{1} << 20;  // fits L2, so that it is summed from there
   const MappedFile file(path);

@@ -12,16 +12,17 @@ namespace moray {
 
 namespace fs = std::filesystem;
 
-// What is small is read whole: configs, indices, tokenizers, recipes. The largest published take a third of this.
+// What is small is read whole: configs, indices, tokenizers, recipes. The largest published take a third of
+// this.
 constexpr uint64_t kMostMetadataBytes = 100'000'000;
 constexpr uint64_t kAnySize = UINT64_MAX;
 
-// The whole file; throws Error naming the path when it cannot be read, is no regular file, or has more bytes than
-// `most_bytes`.
+// The whole file; throws Error naming the path when it cannot be read, is no regular file, or has more bytes
+// than `most_bytes`.
 std::string read_file(const fs::path& path, uint64_t most_bytes = kMostMetadataBytes);
 
-// A descriptor to read a regular file from. Throws Error for anything else, a pipe at once: nobody waits for its
-// other end.
+// A descriptor to read a regular file from. Throws Error for anything else, a pipe at once: nobody waits for
+// its other end.
 int open_for_reading(const fs::path& path);
 
 // Writes beside `path`, syncs, renames over it: a reader sees the old content or the new one, never half of
@@ -82,6 +83,11 @@ class FileWriter {
 
 // XXH3 (64 bits) of bytes in memory.
 uint64_t checksum(std::span<const std::byte> bytes);
+// Bytes of a mapped file that were read and are not wanted again, as far as they are whole pages: the system
+// keeps them while it has memory for them, but they no longer count as this process's. Reading them again is
+// allowed.
+void release_pages(std::span<const std::byte> mapped);
+
 // The same of a file, at the disk's rate: what comes next is asked for while a piece is summed. Throws Error.
 uint64_t file_checksum(const fs::path& path);
 

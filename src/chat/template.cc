@@ -317,11 +317,16 @@ ChatTemplate read_chat_template(const fs::path& path) {
   const fs::path jinja = folder / "chat_template.jinja", config = folder / "tokenizer_config.json";
   if (fs::exists(jinja)) return recognise_chat_template(read_file(jinja), jinja.string());
   if (!fs::exists(config))
-    fail("{}: no chat template: neither chat_template.jinja nor tokenizer_config.json", source);
+    fail(
+        "{}: no chat template: neither chat_template.jinja nor tokenizer_config.json; --chat-template takes "
+        "one by its name",
+        source);
   const nlohmann::json json = parse_json(read_file(config), config.string());
   if (!json.is_object()) fail("{}: not a JSON object", config.string());
   const nlohmann::json* value = json_find(json, "chat_template", config.string());
-  if (value == nullptr) fail("{}: no chat template (is this a base model?); --chat-template takes one by its name", config.string());
+  if (value == nullptr)
+    fail("{}: no chat template (is this a base model?); --chat-template takes one by its name",
+         config.string());
   if (value->is_array()) {  // several, by name
     for (const nlohmann::json& entry : *value)
       if (entry.is_object() && json_string(entry, "name", config.string()) == "default")

@@ -226,9 +226,11 @@ TEST_F(Pull, RefusalsInWords) {
   remote_.add_fault("config.json", [](Reply& reply) { reply = {404, {}, ""}; });
   EXPECT_EQ(error_of_pull(),
             "org/name/config.json: there is no such repository, revision or file (HTTP status 404)");
-  options_.repository = "org/name/../x";
-  EXPECT_EQ(error_of_pull(),
-            "'org/name/../x' is no repository: expected ORG/NAME, as in deepseek-ai/DeepSeek-V2-Lite");
+  for (const std::string name : {"org/name/../x", "name", "/name", "org/"}) {
+    options_.repository = name;
+    EXPECT_EQ(error_of_pull(),
+              "'" + name + "' is no repository: expected ORG/NAME, as in deepseek-ai/DeepSeek-V2-Lite");
+  }
 }
 
 TEST_F(Pull, PassingTroublesPass) {

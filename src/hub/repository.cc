@@ -138,8 +138,7 @@ void expect_repository_name(const std::string& name) {
   };
   const std::string_view text = name;
   const size_t slash = text.find('/');
-  if (slash == std::string_view::npos ? !is_word(text)
-                                      : !is_word(text.substr(0, slash)) || !is_word(text.substr(slash + 1)))
+  if (slash == std::string_view::npos || !is_word(text.substr(0, slash)) || !is_word(text.substr(slash + 1)))
     fail("'{}' is no repository: expected ORG/NAME, as in deepseek-ai/DeepSeek-V2-Lite", name);
 }
 

@@ -23,7 +23,7 @@ struct Piece {
   const StoredTensor* stored = nullptr;
   const std::byte* from = nullptr;
   std::byte* to = nullptr;
-  int64_t count = 0;  // elements
+  int64_t count = 0;      // elements
   int64_t row_bytes = 0;  // where whole panels are to be packed, else 0
 };
 
@@ -73,10 +73,12 @@ bool are_scales(const std::byte* values, int64_t count) {
 
 // False: the piece holds what must not be served.
 bool read_piece(const Piece& piece) {
-  if (piece.tensor->is_small && first_not_finite(piece.stored->dtype, piece.from, piece.count) >= 0) return false;
+  if (piece.tensor->is_small && first_not_finite(piece.stored->dtype, piece.from, piece.count) >= 0)
+    return false;
   MORAY_CHECK(convert_elements(piece.stored->dtype, piece.from, piece.count, piece.tensor->dtype, piece.to));
   if (piece.row_bytes > 0)
-    pack_panels(piece.to, piece.count * static_cast<int64_t>(dtype_bytes(piece.tensor->dtype)) / piece.row_bytes,
+    pack_panels(piece.to,
+                piece.count * static_cast<int64_t>(dtype_bytes(piece.tensor->dtype)) / piece.row_bytes,
                 piece.row_bytes, piece.tensor->dtype);
   if (piece.tensor->dtype == DType::f8_e4m3) return !has_nan_code(piece.to, piece.count);
   if (piece.tensor->dtype == DType::i8) return !has_odd_code(piece.to, piece.count);
@@ -111,6 +113,8 @@ void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<
         while (at < before && !bad.compare_exchange_weak(before, at)) {
         }
       }
+      release_pages({pieces[at].from,
+                     static_cast<size_t>(pieces[at].count) * stored_dtype_bytes(pieces[at].stored->dtype)});
       done += static_cast<size_t>(pieces[at].count) * dtype_bytes(pieces[at].tensor->dtype);
     });
     if (progress) progress(done);
@@ -120,7 +124,8 @@ void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<
   if (piece.tensor->is_small) fail_not_finite(folder, piece);
   const std::string name = piece.tensor->stored_name(piece.expert);
   if (piece.tensor->is_scale)
-    fail("{}: '{}' holds a scale that is not between 0 and {}", folder.path().string(), name, kMostWeightScale);
+    fail("{}: '{}' holds a scale that is not between 0 and {}", folder.path().string(), name,
+         kMostWeightScale);
   if (piece.tensor->dtype == DType::i8)
     fail("{}: '{}' holds the code -128, which 8-bit weights do not have", folder.path().string(), name);
   fail("{}: '{}' holds NaN", folder.path().string(), name);
@@ -128,7 +133,8 @@ void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<
 
 // Where each tensor of the plan belongs.
 std::vector<Parameter> places_of(const WeightPlan& plan, ServedModel& served) {
-  const std::vector<Parameter> weights = list_parameters(served.model), scales = list_parameters(served.scales);
+  const std::vector<Parameter> weights = list_parameters(served.model),
+                               scales = list_parameters(served.scales);
   std::vector<Parameter> places;
   size_t next = 0;  // weight
   for (const PlannedTensor& planned : plan.tensors) {
@@ -160,7 +166,8 @@ void pack(Exec& exec, Tensor& tensor) {
 }  // namespace
 
 void pack_weights(Exec& exec, ServedModel& served) {
-  const std::vector<Parameter> weights = list_parameters(served.model), scales = list_parameters(served.scales);
+  const std::vector<Parameter> weights = list_parameters(served.model),
+                               scales = list_parameters(served.scales);
   for (size_t i = 0; i < weights.size(); ++i) {
     Tensor& weight = *weights[i].tensor;
     if (weight.layout() == TensorLayout::panels || !lies_in_panels(weights[i])) continue;
@@ -190,7 +197,8 @@ ServedModel load_weights(Exec& exec, const SafetensorsFolder& folder, const Weig
   ServedModel served = allocate_weights(exec, plan);
   const std::vector<Parameter> places = places_of(plan, served);
   std::vector<Piece> pieces;
-  for (size_t i = 0; i < places.size(); ++i) append_pieces(folder, plan.tensors[i], *places[i].tensor, pieces);
+  for (size_t i = 0; i < places.size(); ++i)
+    append_pieces(folder, plan.tensors[i], *places[i].tensor, pieces);
   read_pieces(exec, folder, pieces, progress);
   return served;
 }
@@ -210,12 +218,13 @@ size_t memory_line(std::string_view key) {
 
 // What would fit where the weights as stored do not: a shorter context, else the first narrower form.
 std::string advice(const WeightPlan& plan, size_t rest_bytes, size_t available_bytes, double gib) {
-  if (plan.bytes() + rest_bytes / 2 <= available_bytes) return "a shorter --context or the --cache fp8 would fit";
-  for (WeightForm form : {WeightForm::fp8, WeightForm::int8, WeightForm::int4}) {
+  if (plan.bytes() + rest_bytes / 2 <= available_bytes)
+    return "a shorter --context or the --cache fp8 would fit";
+  for (WeightForm form : {WeightForm::int8, WeightForm::int4}) {  // what moray quantize makes
     const size_t bytes = weight_bytes(plan.config, form);
     if (bytes < plan.bytes() && bytes + rest_bytes <= available_bytes)
-      return fmt::format("in {} ({:.1f} GiB) they would fit{}", weight_form_name(form),
-                         static_cast<double>(bytes) / gib, form == WeightForm::fp8 ? "" : ", see moray quantize");
+      return fmt::format("in {} ({:.1f} GiB) they would fit, see moray quantize", weight_form_name(form),
+                         static_cast<double>(bytes) / gib);
   }
   return "they do not fit in 4-bit either";
 }
@@ -236,7 +245,8 @@ void expect_memory(const WeightPlan& plan, size_t cache_bytes, size_t working_by
   constexpr double kGib = 1 << 30;
   const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / kGib; };
   fail(
-      "the weights need {:.1f} GiB, the cache {:.1f} and work {:.1f} of memory, this machine has {:.1f} free; {} "
+      "the weights need {:.1f} GiB, the cache {:.1f} and work {:.1f} of memory, this machine has {:.1f} "
+      "free; {} "
       "(moray inspect shows every form)",
       gib(weights), gib(cache_bytes), gib(working_bytes), gib(available_bytes),
       advice(plan, rest, available_bytes, kGib));

@@ -32,7 +32,8 @@ class Folder {
   std::string refusal() const {
     try {
       const SafetensorsFolder weights(folder_.path());
-      plan_weights(weights, deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config"), true);
+      plan_weights(weights, deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config"),
+                   true);
     } catch (const Error& error) {
       return error.what();
     }
@@ -67,9 +68,9 @@ TEST(WeightPlan, NamesWhatDoesNotFit) {
 }
 
 TEST(WeightPlan, MemoryIsComparedBeforeLoading) {
-  const WeightPlan plan = plan_weights(SafetensorsFolder(kGolden),
-                                       deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config"),
-                                       false);
+  const WeightPlan plan =
+      plan_weights(SafetensorsFolder(kGolden),
+                   deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config"), false);
   EXPECT_NO_THROW(expect_memory(plan, 700, 300, plan.bytes() + 1000));
   EXPECT_THROW(expect_memory(plan, 700, 301, plan.bytes() + 1000), Error);
   const auto refusal = [&](size_t rest, size_t available) {
@@ -77,6 +78,8 @@ TEST(WeightPlan, MemoryIsComparedBeforeLoading) {
   };
   EXPECT_NE(refusal(1001, plan.bytes() + 1000).find("shorter --context"), std::string::npos);
   EXPECT_NE(refusal(0, plan.bytes() - 1).find("in 4-bit"), std::string::npos) << refusal(0, plan.bytes() - 1);
+  EXPECT_EQ(refusal(0, plan.bytes() - 1).find("FP8"), std::string::npos)
+      << "nothing makes FP8 of other weights";
   EXPECT_NE(refusal(0, 1000).find("not fit in 4-bit either"), std::string::npos);
   EXPECT_GT(available_memory_bytes(), 1u << 20);
 }

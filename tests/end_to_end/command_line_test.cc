@@ -42,6 +42,12 @@ TEST(CommandLine, EveryCommandHasHelpWithExamples) {
     EXPECT_EQ(moray(group).status, 0);
 }
 
+TEST(CommandLine, TellsItsVersion) {
+  const Outcome outcome = moray({"--version"});
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_TRUE(outcome.out.starts_with("moray ")) << outcome.out;
+}
+
 TEST(CommandLine, MistakesAreOneLine) {
   expect_refusal(moray(Arguments{}), {"moray --help"});
   expect_refusal(moray({"trian"}), {"trian"});
@@ -158,10 +164,10 @@ TEST(CommandLine, NamesSteerNoTerminalAndStopNoJson) {
   const ScratchFolder scratch;
   const fs::path folder = scratch / "m\xff\x1b[2J\xc2\x9b";
   copy_folder(*latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model", folder);
-  const std::string header =
-      R"({"a\u001b[2Jb\u009b":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})";
+  const std::string header = R"({"a\u001b[2Jb\u009b":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})";
   const uint64_t length = header.size();
-  write_file_atomically(folder / "x.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + header);
+  write_file_atomically(folder / "x.safetensors",
+                        std::string(reinterpret_cast<const char*>(&length), 8) + header);
   const auto harmless = [](const std::string& text) {
     return text.find_first_of("\x1b\xff") == std::string::npos && text.find("\u009b") == std::string::npos;
   };
@@ -229,8 +235,8 @@ TEST(CommandLine, LogitBiasIsReadWhole) {
   expect_refusal(moray({"generate", "--model", Workshop::get().trained(), "--prompt", "moray", "--logit-bias",
                         "99999=5"}),
                  {"99999"});
-  expect_refusal(moray({"generate", "--model", Workshop::get().trained(), "--prompt", "moray", "--max-tokens", "4",
-                        "--logit-bias", "7=1e300"}),
+  expect_refusal(moray({"generate", "--model", Workshop::get().trained(), "--prompt", "moray", "--max-tokens",
+                        "4", "--logit-bias", "7=1e300"}),
                  {"infinite"});
 }
 

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/checkpoint.h"
 #include "tests/published/sparse_folder.h"
 #include "workshop.h"
 
@@ -36,8 +37,8 @@ json inspect(const fs::path& folder) {
   return json::parse(outcome.out);
 }
 
-// Bytes of the main model's weights with `bytes(name, outputs, inputs)` for what is in FP8 in a folder of that
-// form, and `of_head` for the head.
+// Bytes of the main model's weights with `bytes(name, outputs, inputs)` for what is in FP8 in a folder of
+// that form, and `of_head` for the head.
 template <class Bytes>
 int64_t weight_bytes(const std::string& config_json, const Bytes& bytes, bool of_head = false) {
   json config = json::parse(config_json);
@@ -54,7 +55,8 @@ int64_t weight_bytes(const std::string& config_json, const Bytes& bytes, bool of
   return sum;
 }
 
-// What one token passes of the main model, by the tensors' names: of the routed experts as many as it chooses.
+// What one token passes of the main model, by the tensors' names: of the routed experts as many as it
+// chooses.
 int64_t active_parameters(const std::string& config_json) {
   json config = json::parse(config_json);
   config["num_nextn_predict_layers"] = 0;
@@ -83,7 +85,8 @@ void expect_needs(const json& summary, const std::string& config) {
   };
   const std::pair<const char*, int64_t> forms[] = {
       {"BF16", weight_bytes(config, [](Name, int64_t o, int64_t i) { return 2 * o * i; })},
-      {"FP8", weight_bytes(config, [&](Name, int64_t o, int64_t i) { return o * i + 4 * tiles(o) * tiles(i); })},
+      {"FP8",
+       weight_bytes(config, [&](Name, int64_t o, int64_t i) { return o * i + 4 * tiles(o) * tiles(i); })},
       {"8-bit", weight_bytes(config, int8, /*of_head=*/true)},
       {"4-bit", weight_bytes(config, int4, /*of_head=*/true)}};
   const int64_t limit = summary["model"]["positions"].get<int64_t>();
@@ -146,13 +149,42 @@ TEST(Inspect, V3sDtypesAreTheHubs) {
   EXPECT_EQ(by_dtype["F32"]["elements"], 41555600);
 }
 
+// Before gigabytes are fetched a config.json is all there is.
+TEST(Inspect, TakesAConfigAlone) {
+  const ScratchFolder scratch;
+  const std::string config = published_config("v3");
+  fs::create_directory(scratch / "only");
+  write_file_atomically(scratch / "only" / "config.json", config);
+  write_sparse_folder(scratch / "whole", config);
+  const json whole = inspect(scratch / "whole");
+  for (const fs::path& path : {scratch / "only", scratch / "only" / "config.json"}) {
+    const json alone = inspect(path);
+    EXPECT_EQ(alone["kind"], "config");
+    EXPECT_EQ(alone["model"], whole["model"]);
+    for (const char* form : {"BF16", "FP8", "8-bit", "4-bit"})
+      EXPECT_EQ(need(alone, form, 163840, "fp8")["bytes"], need(whole, form, 163840, "fp8")["bytes"]) << form;
+  }
+  expect_refusal(moray({"inspect", "--memory", scratch / "only"}), {"--memory is of a recipe"});
+}
+
+TEST(Inspect, QuantizedFoldersHaveNoOtherForm) {
+  const ScratchFolder scratch;
+  const fs::path model = *latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model";
+  ASSERT_EQ(moray({"quantize", model, scratch / "q", "--format", "4bit"}).status, 0);
+  for (const json& entry : inspect(scratch / "q")["serving"]["needs"])
+    EXPECT_EQ(entry["weights"], "as stored");
+  const Outcome table = moray({"inspect", scratch / "q"});
+  EXPECT_NE(table.out.find("memory to serve, MiB"), std::string::npos) << table.out;
+  for (const std::string& line : lines_of(table.out)) EXPECT_FALSE(line.ends_with(' ')) << line;
+}
+
 TEST(Inspect, ShowsATableOfMemory) {
   const ScratchFolder scratch;
   write_sparse_folder(scratch / "model", published_config("moonlight"));
   const Outcome outcome = moray({"inspect", scratch / "model"});
   ASSERT_EQ(outcome.status, 0) << outcome.err;
   for (const char* part :
-       {"parameters", "memory to serve, GiB", "weights", "as stored", "4-bit", "8.19k", "fp8"})
+       {"parameters", "memory to serve, GiB", "weights", "as stored", "4-bit", "8192", "fp8"})
     EXPECT_NE(outcome.out.find(part), std::string::npos) << part << outcome.out;
 }
 
