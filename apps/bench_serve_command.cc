@@ -21,6 +21,7 @@
 #include "serve/engine.h"
 #include "serve/packed_cache.h"
 #include "serve/random_model.h"
+#include "serve/serving_need.h"
 #include "train/model_folder.h"
 #include "train/recipe.h"
 
@@ -51,6 +52,24 @@ deepseek::ModelConfig model_of(const BenchServeOptions& options) {
   deepseek::ModelConfig model = model_of_recipe(options.recipe, options.assignments);
   model.num_nextn_predict_layers = 0;
   return model;
+}
+
+// Random weights in panels; Throws Error where they and a context do not fit in memory.
+ServedModel served_model(Exec& exec, const deepseek::ModelConfig& config, DType dtype,
+                         int64_t context_tokens) {
+  const WeightForm form = dtype == DType::f8_e4m3 ? WeightForm::fp8
+                          : dtype == DType::i8    ? WeightForm::int8
+                          : dtype == DType::u8    ? WeightForm::int4
+                                                  : WeightForm::bf16;
+  const size_t weights = weight_bytes(config, form) * (dtype == DType::f32 ? 2 : 1);
+  const EngineOptions engine;
+  expect_memory(config, weights,
+                static_cast<size_t>(context_tokens) *
+                    LatentCache::token_bytes(config, config.num_hidden_layers, engine.cache_dtype),
+                working_bytes(config, engine.chunk_tokens, context_tokens), available_memory_bytes());
+  ServedModel served = random_model(exec, config, dtype);
+  pack_weights(exec, served);
+  return served;
 }
 
 std::vector<int32_t> random_tokens(int64_t count, int64_t vocabulary) {
@@ -204,8 +223,8 @@ int run_bench_decode(const BenchServeOptions& options) {
   const DType dtype = weight_dtype(options.format);
   Workplace workplace(options.threads);
   Exec& exec = workplace.exec;
-  ServedModel served = random_model(exec, config, dtype);
-  pack_weights(exec, served);
+  const ServedModel served =
+      served_model(exec, config, dtype, std::ranges::max(options.contexts) + options.tokens + 2);
   const std::vector<ReadWeight> of_token = weights_of_a_token(served);
   double weights = 0;
   for (const ReadWeight& weight : of_token) weights += weight.bytes();
@@ -262,8 +281,8 @@ int run_bench_prefill(const BenchServeOptions& options) {
   const NoiseProbe noise;
   const deepseek::ModelConfig config = model_of(options);
   Workplace workplace(options.threads);
-  ServedModel served = random_model(workplace.exec, config, weight_dtype(options.format));
-  pack_weights(workplace.exec, served);
+  const ServedModel served =
+      served_model(workplace.exec, config, weight_dtype(options.format), options.prompt_tokens);
   const std::vector<int32_t> ids = random_tokens(options.prompt_tokens, config.vocab_size);
   const auto compute = [&] {
     Engine engine(workplace.exec, served, {});

@@ -13,6 +13,7 @@
 #include "base/utf8.h"
 #include "chat/answer.h"
 #include "chat/template.h"
+#include "serve/stop_strings.h"
 
 namespace moray {
 
@@ -78,13 +79,13 @@ Conversation new_conversation(const ChatOptions& options) {
 size_t first_prompt_tokens(const ChatOptions& options, const ChatTemplate& chat_template,
                            const Serving& serving) {
   Conversation conversation = new_conversation(options);
-  conversation.messages.push_back({.role = Role::user, .content = options.message});
+  conversation.messages.push_back({.role = Role::user, .content = options.message.value_or("")});
   const size_t tokens = render_chat(chat_template, conversation, thinking_of(options.thinking))
                             .encode(serving.tokenizer())
                             .size();
   if (static_cast<int64_t>(tokens) >= serving.context_tokens())
-    fail("{} of {} tokens, but the context has {}", options.message.empty() ? "--system" : "--message",
-         tokens, serving.context_tokens());
+    fail("{} of {} tokens, but the context has {}", options.message ? "--message" : "--system", tokens,
+         serving.context_tokens());
   return tokens;
 }
 
@@ -95,7 +96,11 @@ class Chat {
         serving_(serving),
         template_(std::move(chat_template)),
         thinking_(thinking_of(options.thinking)),
-        conversation_(new_conversation(options)) {}
+        sampling_(sampling_of(options.answer)),
+        end_tokens_(options.answer.stop_tokens),
+        conversation_(new_conversation(options)) {
+    end_tokens_.insert(end_tokens_.end(), serving.end_tokens().begin(), serving.end_tokens().end());
+  }
 
   void restart() { conversation_ = new_conversation(options_); }
   void set_thinking(Thinking thinking) { thinking_ = thinking; }
@@ -111,21 +116,26 @@ class Chat {
       fail("the conversation of {} tokens fills the context of {}; /new begins another", ids.size(),
            serving_.context_tokens());
     }
-    const GenerateOptions generate_options{options_.sampling, std::min(options_.max_tokens, room),
-                                           serving_.end_tokens(), serving_.tokenizer().vocabulary_size(),
-                                           prompt_progress_line()};
+    const GenerateOptions generate_options{.sampling = sampling_,
+                                           .max_tokens = std::min(options_.answer.max_tokens, room),
+                                           .end_tokens = end_tokens_,
+                                           .sampled_vocabulary = serving_.tokenizer().vocabulary_size(),
+                                           .prompt_progress = prompt_progress_line()};
     AnswerParser parser(template_.family, prompt.within_thinking);
     AnswerPrinter printer(silent);
+    StopStrings stops(options_.answer.stop);
     take_interrupt();  // one of before
-    const Generation generation =
+    Generation generation =
         generate(serving_.engine(), ids, generate_options, [&](const GeneratedToken& token) {
-          printer.show(parser.push(serving_.tokenizer().token_bytes(token.id)));
-          return !interrupted();
+          printer.show(parser.push(stops.push(serving_.tokenizer().token_bytes(token.id))));
+          return !stops.stopped() && !interrupted();
         });
+    if (stops.stopped()) generation.finish = FinishReason::stop;
     if (generation.tokens.empty() && generation.finish == FinishReason::stopped_by_caller) {
       conversation_.messages.pop_back();  // within the prompt: as if it had not been asked
       return generation;
     }
+    printer.show(parser.push(stops.finish()));
     printer.show(parser.finish());
     printer.finish();
     answer = parser.answer();
@@ -139,6 +149,8 @@ class Chat {
   Serving& serving_;
   ChatTemplate template_;
   Thinking thinking_;
+  SamplingOptions sampling_;
+  std::vector<int32_t> end_tokens_;
   Conversation conversation_;
 };
 
@@ -157,19 +169,21 @@ void print_speed(const Generation& generation) {
 
 int answer_one(Chat& chat, const ChatOptions& options) {
   Answer answer;
-  const Generation generation = chat.answer(options.message, answer, options.json);
+  const Generation generation = chat.answer(*options.message, answer, options.json);
   if (generation.finish == FinishReason::stopped_by_caller) return kInterruptedStatus;
   if (!options.json) {
     print_speed(generation);
     return 0;
   }
-  const nlohmann::ordered_json json{
-      {"reasoning", replace_invalid_utf8(answer.reasoning)},
-      {"content", replace_invalid_utf8(answer.content)},
-      {"completion_tokens", generation.tokens.size()},
-      {"finish_reason", generation.finish == FinishReason::length ? "length" : "stop"},
-      {"prompt_seconds", generation.prompt_seconds},
-      {"seconds", generation.seconds}};
+  nlohmann::ordered_json json{{"reasoning", replace_invalid_utf8(answer.reasoning)},
+                              {"content", replace_invalid_utf8(answer.content)}};
+  for (const ToolCall& call : answer.tool_calls)
+    json["tool_calls"].push_back(
+        {{"id", call.id}, {"name", call.name}, {"arguments", replace_invalid_utf8(call.arguments)}});
+  json["completion_tokens"] = generation.tokens.size();
+  json["finish_reason"] = generation.finish == FinishReason::length ? "length" : "stop";
+  json["prompt_seconds"] = generation.prompt_seconds;
+  json["seconds"] = generation.seconds;
   print_json(json);
   return 0;
 }
@@ -179,25 +193,37 @@ class InputLines {
  public:
   enum class Next { line, end, interrupted };
 
+  // Throws Error for a line that is no message of a person.
   Next next(std::string& line) {
-    size_t length = 0;
-    while ((length = pending_.find('\n')) == std::string::npos && !ended_) {
+    constexpr size_t kMostBytes = 4 << 20;
+    size_t length = pending_.find('\n');
+    while (length == std::string::npos && !ended_) {
+      if (pending_.size() > kMostBytes) fail("standard input: a line of more than {} bytes", kMostBytes);
       if (!wait_for_input(STDIN_FILENO)) return Next::interrupted;
-      char bytes[4096];
-      const ssize_t count = ::read(STDIN_FILENO, bytes, sizeof bytes);
-      if (count > 0)
-        pending_.append(bytes, static_cast<size_t>(count));
-      else if (count == 0 || errno != EINTR)
-        ended_ = true;
+      read_more();
+      length = pending_.find('\n', searched_);
     }
+    searched_ = 0;
     if (pending_.empty()) return Next::end;
     line = pending_.substr(0, length);
     pending_.erase(0, length == std::string::npos ? length : length + 1);
+    if (line.ends_with('\r')) line.pop_back();
     return Next::line;
   }
 
  private:
+  void read_more() {
+    char bytes[4096];
+    searched_ = pending_.size();
+    const ssize_t count = ::read(STDIN_FILENO, bytes, sizeof bytes);
+    if (count > 0)
+      pending_.append(bytes, static_cast<size_t>(count));
+    else if (count == 0 || errno != EINTR)
+      ended_ = true;
+  }
+
   std::string pending_;
+  size_t searched_ = 0;  // bytes known to hold no end of a line
   bool ended_ = false;
 };
 
@@ -243,16 +269,18 @@ int converse(Chat& chat) {
 }  // namespace
 
 int run_chat(const ChatOptions& options) {
-  options.sampling.validate();
-  if (options.json && options.message.empty()) fail("chat: --json goes with --message");
+  const SamplingOptions sampling = sampling_of(options.answer);
+  StopStrings(options.answer.stop);  // throws for empty ones
+  if (options.json && !options.message) fail("chat: --json goes with --message");
   ChatTemplate chat_template;
-  Serving serving(options.serving, options.max_tokens, [&](const Serving& unloaded) {
+  Serving serving(options.serving, options.answer.max_tokens, [&](const Serving& unloaded) {
     chat_template = template_of(options, unloaded.folder());  // before long work
+    expect_known_tokens(options.answer, sampling, unloaded.tokenizer());
     return first_prompt_tokens(options, chat_template, unloaded);
   });
   Chat chat(options, std::move(chat_template), serving);
   const InterruptGuard guard;
-  return options.message.empty() ? converse(chat) : answer_one(chat, options);
+  return options.message ? answer_one(chat, options) : converse(chat);
 }
 
 }  // namespace moray

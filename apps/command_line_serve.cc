@@ -60,6 +60,16 @@ void add_sampling_options(CLI::App* command, SamplingOptions& sampling) {
   command->add_option("--seed", sampling.seed, "of the draws")->capture_default_str();
 }
 
+void add_answer_options(CLI::App* command, AnswerOptions& answer) {
+  command->add_option("--max-tokens", answer.max_tokens, "most tokens to generate")
+      ->capture_default_str()
+      ->check(at_least_one());
+  add_sampling_options(command, answer.sampling);
+  command->add_option("--logit-bias", answer.logit_bias, "TOKEN=BIAS, added to its logit; may be repeated");
+  command->add_option("--stop", answer.stop, "a string that ends the text; may be repeated");
+  command->add_option("--stop-token", answer.stop_tokens, "the id of a token that ends it; may be repeated");
+}
+
 }  // namespace
 
 void add_generate(CLI::App& app, Action& action) {
@@ -74,18 +84,14 @@ void add_generate(CLI::App& app, Action& action) {
   auto* prefix =
       generate->add_option("--prefix", options->prefix, "text before the middle")->excludes(prompt);
   auto* suffix = generate->add_option("--suffix", options->suffix, "text after the middle")->excludes(prompt);
-  generate->add_option("--max-tokens", options->max_tokens, "most tokens to generate")
-      ->capture_default_str()
-      ->check(at_least_one());
-  add_sampling_options(generate, options->sampling);
-  generate->add_option("--logit-bias", options->logit_bias,
-                       "TOKEN=BIAS, added to its logit; may be repeated");
-  generate->add_option("--stop", options->stop, "a string that ends the text; may be repeated");
+  add_answer_options(generate, options->answer);
   generate->add_flag("--ignore-end", options->ignore_end, "go on after end-of-sentence");
   generate
       ->add_option("--logprobs", options->logprobs,
-                   "with --json: each token's log probability and that many likeliest ones")
+                   "with --json: each generated token's log probability and that many likeliest ones")
       ->check(CLI::NonNegativeNumber);
+  generate->add_flag("--prompt-logprobs", options->prompt_logprobs,
+                     "with --json: the log probability of each token of the prompt");
   add_json(generate, options->json);
   generate->callback([=, &action] {
     options->fill_in = prefix->count() > 0 || suffix->count() > 0;
@@ -107,10 +113,7 @@ void add_chat(CLI::App& app, Action& action) {
                    "v2, v3, r1, v3.1, moonlight or kimi-k2 (default: the model's own)");
   chat->add_option("--thinking", options->thinking, "whether answers are to begin with reasoning")
       ->check(CLI::IsMember({"on", "off"}));
-  chat->add_option("--max-tokens", options->max_tokens, "most tokens of an answer")
-      ->capture_default_str()
-      ->check(at_least_one());
-  add_sampling_options(chat, options->sampling);
+  add_answer_options(chat, options->answer);
   add_json(chat, options->json);
   chat->callback([=, &action] { action = [=] { return run_chat(*options); }; });
 }

@@ -133,24 +133,41 @@ void expect_same_tokens(const Tokenizer& ours, const Tokenizer& theirs, const Ev
            options.serving.model, id, theirs.token_bytes(id), ours.token_bytes(id));
 }
 
-// What a command evaluates: one model, the text in tokens, and windows of it.
-struct Task {
+// What a command evaluates: one model, the text in tokens, and windows of it. All but the weights is looked
+// at before they are loaded.
+class Task {
+ public:
   explicit Task(const EvalOptions& options)
-      : serving(options.serving, options.sequence_length > 0 ? options.sequence_length : kDefaultWindow) {
-    const int64_t limit = serving.engine().context_tokens();
-    window = options.sequence_length > 0 ? options.sequence_length : std::min(kDefaultWindow, limit);
+      : options_(options),
+        serving(options.serving, options.sequence_length > 0 ? options.sequence_length : kDefaultWindow,
+                [this](const Serving& unloaded) {
+                  prepare(unloaded);
+                  return size_t{0};
+                }) {}
+
+ private:
+  static constexpr int64_t kDefaultWindow = 1024;
+
+  void prepare(const Serving& unloaded) {
+    const int64_t limit = unloaded.context_tokens();
+    window = options_.sequence_length > 0 ? options_.sequence_length : std::min(kDefaultWindow, limit);
     if (window > limit) fail("--sequence-length is {}, the model has {} positions", window, limit);
-    if (!options.data.empty()) dataset = Dataset::open(options.data);
-    stream = dataset ? stream_of_dataset(*dataset, serving.tokenizer(), options.data)
-                     : stream_of_text(options.text, serving.tokenizer());
-    if (stream.tokens == 0) fail("{}: has no held-out tokens", options.data);
+    if (!options_.data.empty()) dataset_ = Dataset::open(options_.data);
+    stream = dataset_ ? stream_of_dataset(*dataset_, unloaded.tokenizer(), options_.data)
+                      : stream_of_text(options_.text, unloaded.tokenizer());
+    if (stream.tokens == 0) fail("{}: has no held-out tokens", options_.data);
+    if (!options_.against.empty())
+      expect_same_tokens(unloaded.tokenizer(), Tokenizer::read(resolve_model_folder(options_.against)),
+                         options_);
   }
 
-  static constexpr int64_t kDefaultWindow = 1024;
-  Serving serving;
+  const EvalOptions& options_;
+  std::optional<Dataset> dataset_;
+
+ public:
   int64_t window = 0;
-  std::optional<Dataset> dataset;
   Stream stream;
+  Serving serving;  // last: it prepares the others
 };
 
 }  // namespace
@@ -177,8 +194,6 @@ Divergence measure_divergence(const EvalOptions& options) {
   ServingOptions other = options.serving;
   other.model = options.against;
   other.needs_tokenizer = false;
-  expect_same_tokens(task.serving.tokenizer(), Tokenizer::read(resolve_model_folder(options.against)),
-                     options);
   Serving original(other, task.window);
   if (original.served().model.config.vocab_size != task.serving.served().model.config.vocab_size)
     fail("{}: its vocabulary is not that of {}", options.against, options.serving.model);

@@ -35,14 +35,22 @@ std::vector<int32_t> prompt_ids(const Serving& serving, const GenerateCommandOpt
   return ids;
 }
 
-void expect_known_tokens(const SamplingOptions& sampling, const Tokenizer& tokenizer) {
-  for (const auto& [token, bias] : sampling.logit_bias)
-    if (token >= tokenizer.vocabulary_size())
-      fail("--logit-bias: token {}, but the vocabulary has {}", token, tokenizer.vocabulary_size());
+nlohmann::ordered_json logprob_json(const Tokenizer& tokenizer, const TokenLogprob& of) {
+  return {{"token", replace_invalid_utf8(tokenizer.token_bytes(of.token))},
+          {"id", of.token},
+          {"logprob", of.logprob}};
 }
 
-nlohmann::ordered_json logprob_json(const Tokenizer& tokenizer, const TokenLogprob& of) {
-  return {{"token", replace_invalid_utf8(tokenizer.token_bytes(of.token))}, {"id", of.token}, {"logprob", of.logprob}};
+// The first token has none.
+nlohmann::ordered_json prompt_logprobs_json(const Tokenizer& tokenizer, std::span<const int32_t> prompt,
+                                            const Generation& generation) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    const double logprob = i > 0 ? static_cast<double>(generation.prompt_logprobs.at(i - 1)) : 0;
+    list.push_back(logprob_json(tokenizer, {prompt[i], logprob}));
+  }
+  list[0]["logprob"] = nullptr;
+  return list;
 }
 
 const char* finish_name(FinishReason reason) {
@@ -51,36 +59,26 @@ const char* finish_name(FinishReason reason) {
 
 }  // namespace
 
-void parse_logit_bias(const std::vector<std::string>& items, SamplingOptions& sampling) {
-  for (const std::string& item : items) {
-    const size_t equals = item.find('=');
-    int32_t token = 0;
-    double bias = 0;
-    const auto parsed = [](std::string_view text, auto& value) {
-      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-      return error == std::errc() && end == text.data() + text.size();
-    };
-    const std::string_view text = item;
-    if (equals == std::string::npos || !parsed(text.substr(0, equals), token) || !parsed(text.substr(equals + 1), bias))
-      fail("--logit-bias: '{}' is not TOKEN=BIAS", item);
-    sampling.logit_bias[token] = bias;
-  }
-}
-
 int run_generate(const GenerateCommandOptions& options) {
-  GenerateOptions generate_options{options.sampling, options.max_tokens, {}, 0, prompt_progress_line(), options.logprobs};
-  parse_logit_bias(options.logit_bias, generate_options.sampling);
-  generate_options.sampling.validate();
-  StopStrings stops(options.stop);
+  if (!options.json && (options.logprobs >= 0 || options.prompt_logprobs))
+    fail("generate: --logprobs and --prompt-logprobs go with --json");
+  GenerateOptions generate_options{.sampling = sampling_of(options.answer),
+                                   .max_tokens = options.answer.max_tokens,
+                                   .end_tokens = options.answer.stop_tokens,
+                                   .prompt_progress = prompt_progress_line(),
+                                   .prompt_logprobs = options.prompt_logprobs,
+                                   .top_logprobs = options.logprobs};
+  StopStrings stops(options.answer.stop);
   std::vector<int32_t> prompt;
-  Serving serving(options.serving, options.max_tokens, [&](const Serving& unloaded) {
-    expect_known_tokens(generate_options.sampling, unloaded.tokenizer());
+  Serving serving(options.serving, options.answer.max_tokens, [&](const Serving& unloaded) {
+    expect_known_tokens(options.answer, generate_options.sampling, unloaded.tokenizer());
     prompt = prompt_ids(unloaded, options);
-    expect_within_context(static_cast<int64_t>(prompt.size()), options.max_tokens, unloaded.context_tokens());
+    expect_within_context(static_cast<int64_t>(prompt.size()), options.answer.max_tokens,
+                          unloaded.context_tokens());
     return prompt.size();
   });
   const Tokenizer& tokenizer = serving.tokenizer();
-  if (!options.ignore_end) generate_options.end_tokens = serving.end_tokens();
+  if (!options.ignore_end) append(generate_options.end_tokens, serving.end_tokens());
   generate_options.sampled_vocabulary = tokenizer.vocabulary_size();
   std::string text;
   nlohmann::ordered_json logprobs = nlohmann::ordered_json::array();
@@ -115,11 +113,14 @@ int run_generate(const GenerateCommandOptions& options) {
   echo_once();
   show(stops.finish());
   if (options.json) {
-    nlohmann::ordered_json json{{"prompt_tokens", prompt.size()}, {"completion_tokens", generation.tokens.size()}};
+    nlohmann::ordered_json json{{"prompt_tokens", prompt.size()},
+                                {"completion_tokens", generation.tokens.size()}};
     json["text"] = replace_invalid_utf8(text);
     json["finish_reason"] = finish_name(generation.finish);
     json["prompt_seconds"] = generation.prompt_seconds;
     json["seconds"] = generation.seconds;
+    if (options.prompt_logprobs)
+      json["prompt_logprobs"] = prompt_logprobs_json(tokenizer, prompt, generation);
     if (options.logprobs >= 0) json["logprobs"] = logprobs;
     print_json(json);
     return 0;

@@ -33,7 +33,8 @@ EvalOptions comparison(const QuantizeOptions& options, const fs::path& original)
 int run_quantize(const QuantizeOptions& options) {
   const IntFormat format = parse_int_format(options.format, "--format");
   const fs::path folder = resolve_model_folder(options.model);
-  if (!options.text.empty()) read_file(options.text, kAnySize);  // a file that cannot be read is told before long work
+  // What cannot be measured is told before long work.
+  if (!options.text.empty() && read_file(options.text, kAnySize).empty()) fail("{}: is empty", options.text);
   verified_checkpoint_of(folder);
   // Missing, mis-shaped and foreign tensors are told before long work, not by the first use of what it made.
   plan_weights(SafetensorsFolder(folder), read_model_config(folder), /*with_mtp=*/false);

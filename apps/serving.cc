@@ -1,6 +1,7 @@
 #include "apps/serving.h"
 
 #include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -25,6 +26,29 @@ DType cache_dtype_of(const std::string& asked, bool all_f32) {
   fail("--cache is '{}', expected 'auto', 'bf16', 'fp8' or 'f32'", asked);
 }
 
+// The moving average beside a checkpoint's model.
+fs::path average_of(const std::optional<fs::path>& checkpoint, const fs::path& folder) {
+  if (!checkpoint) fail("{}: is not of a checkpoint; only those have a moving average", folder.string());
+  const fs::path file = *checkpoint / "state" / "ema.safetensors";
+  if (!fs::exists(file))
+    fail("{}: this checkpoint has no moving average (train.ema_decay)", checkpoint->string());
+  return file;
+}
+
+// "TOKEN=BIAS"
+std::pair<int32_t, double> parse_logit_bias(std::string_view item) {
+  const size_t equals = item.find('=');
+  std::pair<int32_t, double> bias;
+  const auto parsed = [](std::string_view text, auto& value) {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return error == std::errc() && end == text.data() + text.size();
+  };
+  if (equals == std::string_view::npos || !parsed(item.substr(0, equals), bias.first) ||
+      !parsed(item.substr(equals + 1), bias.second))
+    fail("--logit-bias: '{}' is not TOKEN=BIAS", item);
+  return bias;
+}
+
 int64_t context_of(const deepseek::ModelConfig& config, int64_t asked) {
   const int64_t positions = config.max_position_embeddings;
   if (asked > positions) fail("--context is {}, the model has {} positions", asked, positions);
@@ -46,6 +70,25 @@ void append_end_tokens(const fs::path& path, std::vector<int32_t>& ids) {
 
 }  // namespace
 
+SamplingOptions sampling_of(const AnswerOptions& options) {
+  SamplingOptions sampling = options.sampling;
+  for (const std::string& item : options.logit_bias)
+    if (const auto bias = parse_logit_bias(item); !sampling.logit_bias.insert(bias).second)
+      fail("--logit-bias: token {} has two", bias.first);
+  sampling.validate();
+  return sampling;
+}
+
+void expect_known_tokens(const AnswerOptions& options, const SamplingOptions& sampling,
+                         const Tokenizer& tokenizer) {
+  const auto expect = [&](const char* option, int32_t token) {
+    if (token < 0 || token >= tokenizer.vocabulary_size())
+      fail("{}: token {}, but the vocabulary has {}", option, token, tokenizer.vocabulary_size());
+  };
+  for (const auto& [token, bias] : sampling.logit_bias) expect("--logit-bias", token);
+  for (const int32_t token : options.stop_tokens) expect("--stop-token", token);
+}
+
 std::function<bool(int64_t done, int64_t total)> prompt_progress_line() {
   const auto line = std::make_shared<std::optional<Progress>>();
   return [line](int64_t done, int64_t total) {
@@ -63,13 +106,11 @@ Serving::Serving(const ServingOptions& options, int64_t expected_tokens, const P
     fail("--weights is '{}', expected 'model' or 'ema'", options.weights);
   const deepseek::ModelConfig config = read_model_config(folder_);
   context_tokens_ = context_of(config, options.context_tokens);
+  const fs::path average = options.weights == "ema" ? average_of(checkpoint, folder_) : fs::path();
   if (options.needs_tokenizer) read_tokenizer(config.vocab_size);
   if (prompt_tokens) expected_tokens += static_cast<int64_t>(prompt_tokens(*this));
   load(options, config, expected_tokens);
-  if (options.weights == "ema") {
-    if (!checkpoint) fail("{}: is not of a checkpoint; only those have a moving average", folder_.string());
-    load_average(*checkpoint / "state" / "ema.safetensors");
-  }
+  if (!average.empty()) load_average(average);
   engine_.emplace(exec(), served_, EngineOptions{cache_dtype_, options.chunk_tokens, context_tokens_});
 }
 
@@ -78,6 +119,7 @@ void Serving::read_tokenizer(int64_t vocabulary) {
   if (tokenizer_->vocabulary_size() > vocabulary)
     fail("{}: its tokenizer has {} tokens, the model's vocabulary {}", folder_.string(),
          tokenizer_->vocabulary_size(), vocabulary);
+  find_end_tokens();
 }
 
 void Serving::load(const ServingOptions& options, const deepseek::ModelConfig& config,
@@ -87,8 +129,9 @@ void Serving::load(const ServingOptions& options, const deepseek::ModelConfig& c
   const bool all_f32 = std::ranges::all_of(
       plan.tensors, [](const PlannedTensor& tensor) { return tensor.dtype == DType::f32; });
   cache_dtype_ = cache_dtype_of(options.cache, all_f32);
-  const int64_t tokens = options.context_tokens > 0 ? context_tokens_ : std::min(expected_tokens, context_tokens_);
-  expect_memory(plan,
+  const int64_t tokens =
+      options.context_tokens > 0 ? context_tokens_ : std::min(expected_tokens, context_tokens_);
+  expect_memory(plan.config, plan.bytes(),
                 static_cast<size_t>(tokens) *
                     LatentCache::token_bytes(plan.config, plan.config.num_hidden_layers, cache_dtype_),
                 working_bytes(plan.config, options.chunk_tokens, tokens), available_memory_bytes());
@@ -105,8 +148,6 @@ void Serving::load(const ServingOptions& options, const deepseek::ModelConfig& c
 }
 
 void Serving::load_average(const fs::path& file) {
-  if (!fs::exists(file))
-    fail("{}: this checkpoint has no moving average (train.ema_decay)", file.parent_path().parent_path().string());
   const SafetensorsFile average(file);
   for (const Parameter& parameter : list_parameters(served_.model))
     if (parameter.tensor->defined()) *parameter.tensor = parameter.tensor->lying_in(TensorLayout::rows);
@@ -115,16 +156,14 @@ void Serving::load_average(const fs::path& file) {
   pack_weights(exec(), served_);
 }
 
-std::vector<int32_t> Serving::end_tokens() const {
-  std::vector<int32_t> ids;
-  append_end_tokens(folder_ / "generation_config.json", ids);
-  append_end_tokens(folder_ / "config.json", ids);
-  if (const auto end = tokenizer().end_of_sentence()) ids.push_back(*end);
+void Serving::find_end_tokens() {
+  append_end_tokens(folder_ / "generation_config.json", end_tokens_);
+  append_end_tokens(folder_ / "config.json", end_tokens_);
+  if (const auto end = tokenizer().end_of_sentence()) end_tokens_.push_back(*end);
   for (std::string_view name : {kEndOfSentence, std::string_view("<|im_end|>")})
-    if (const auto id = tokenizer().id(name)) ids.push_back(*id);
-  std::ranges::sort(ids);
-  ids.erase(std::ranges::unique(ids).begin(), ids.end());
-  return ids;
+    if (const auto id = tokenizer().id(name)) end_tokens_.push_back(*id);
+  std::ranges::sort(end_tokens_);
+  end_tokens_.erase(std::ranges::unique(end_tokens_).begin(), end_tokens_.end());
 }
 
 std::vector<int32_t> Serving::prompt_start() const {

@@ -29,13 +29,23 @@ Generation generate(Engine& engine, std::span<const int32_t> prompt, const Gener
 
   Generation result;
   auto start = std::chrono::steady_clock::now();
+  if (options.prompt_logprobs) engine.truncate(0);
   const int64_t kept = engine.keep_prefix(prompt);
   const int64_t to_compute = prompt_tokens - kept;
   const auto progress = [&](int64_t done) {
     return !options.prompt_progress || options.prompt_progress(done, to_compute);
   };
   progress(0);
-  Tensor state = engine.append_prompt(prompt.subspan(static_cast<size_t>(kept)), {}, progress);
+  const auto add_logprobs = [&](int64_t first, const Tensor& states_TD) {
+    const int64_t rows =
+        std::min(states_TD.extent(0), prompt_tokens - first - 1);  // the last has no next token
+    if (rows == 0) return;
+    const auto next = prompt.subspan(static_cast<size_t>(first + 1), static_cast<size_t>(rows));
+    for (float logprob : engine.logprobs(states_TD.rows(0, rows), next))
+      result.prompt_logprobs.push_back(logprob);
+  };
+  const auto read = options.prompt_logprobs ? Engine::StatesReader(add_logprobs) : Engine::StatesReader();
+  Tensor state = engine.append_prompt(prompt.subspan(static_cast<size_t>(kept)), read, progress);
   result.computed_prompt_tokens = engine.length() - kept;
   result.prompt_seconds = seconds_since(start);
   if (!state.defined()) {
@@ -47,13 +57,15 @@ Generation generate(Engine& engine, std::span<const int32_t> prompt, const Gener
   while (static_cast<int64_t>(result.tokens.size()) < options.max_tokens) {
     if (!result.tokens.empty()) state = engine.append_generated(result.tokens.back());
     const Tensor logits = engine.logits(state);
-    const auto row = logits.span<float>().first(static_cast<size_t>(drawable));
-    GeneratedToken token{sample_token(row, options.sampling, engine.length(), {prompt, result.tokens})};
+    const std::span<const float> row = logits.span<float>();
+    GeneratedToken token{sample_token(row.first(static_cast<size_t>(drawable)), options.sampling,
+                                      engine.length(), {prompt, result.tokens})};
     if (std::ranges::find(options.end_tokens, token.id) != options.end_tokens.end()) {
       result.finish = FinishReason::stop;
       break;
     }
-    if (options.top_logprobs >= 0) token.logprobs = token_logprobs(row, token.id, options.top_logprobs);
+    if (options.top_logprobs >= 0)
+      token.logprobs = token_logprobs(row, token.id, options.top_logprobs, drawable);
     result.tokens.push_back(token.id);
     if (!emit(token)) {
       result.finish = FinishReason::stopped_by_caller;

@@ -10,10 +10,12 @@ struct GenerateOptions {
   SamplingOptions sampling;
   int64_t max_tokens = 128;
   std::vector<int32_t> end_tokens;  // generation stops before them
-  int64_t sampled_vocabulary = 0;   // ids from here on are never drawn (logit rows beyond the tokenizer's size)
+  int64_t sampled_vocabulary =
+      0;  // ids from here on are never drawn (logit rows beyond the tokenizer's size)
   // Told how many of the prompt's tokens to compute are computed; false stops before the first token.
   std::function<bool(int64_t done, int64_t total)> prompt_progress = {};
-  int64_t top_logprobs = -1;        // that many likeliest tokens beside the one drawn; −1: no logprobs
+  bool prompt_logprobs = false;  // of the prompt's tokens; all of it is computed then
+  int64_t top_logprobs = -1;     // that many likeliest tokens beside the one drawn; −1: no logprobs
 };
 
 struct GeneratedToken {
@@ -27,7 +29,8 @@ struct Generation {
   std::vector<int32_t> tokens;
   FinishReason finish = FinishReason::length;
   double prompt_seconds = 0, seconds = 0;  // of the prompt, and of the tokens
-  int64_t computed_prompt_tokens = 0;      // the rest of the prompt was in the cache
+  std::vector<float> prompt_logprobs;  // where asked for: of each token but the first, after those before it
+  int64_t computed_prompt_tokens = 0;  // the rest of the prompt was in the cache
 };
 
 // Throws Error when prompt and new tokens exceed the context.

@@ -12,7 +12,8 @@ namespace moray {
 
 namespace {
 
-void apply_penalties(const SamplingOptions& options, const SampledContext& context, std::vector<float>& logits) {
+void apply_penalties(const SamplingOptions& options, const SampledContext& context,
+                     std::vector<float>& logits) {
   const auto size = static_cast<int32_t>(logits.size());
   for (const auto& [token, bias] : options.logit_bias)
     if (token >= 0 && token < size) logits[static_cast<size_t>(token)] += static_cast<float>(bias);
@@ -83,8 +84,8 @@ void SamplingOptions::validate() const {
   expect(top_p > 0 && top_p <= 1, "top_p", top_p, "more than 0 and at most 1");
   expect(top_k >= 0, "top_k", static_cast<double>(top_k), "0 or more");
   expect(min_p >= 0 && min_p <= 1, "min_p", min_p, "0 to 1");
-  expect(repetition_penalty > 0 && std::isfinite(repetition_penalty), "repetition_penalty", repetition_penalty,
-         "more than 0");
+  expect(repetition_penalty > 0 && std::isfinite(repetition_penalty), "repetition_penalty",
+         repetition_penalty, "more than 0");
   expect(std::isfinite(presence_penalty), "presence_penalty", presence_penalty, "a finite number");
   expect(std::isfinite(frequency_penalty), "frequency_penalty", frequency_penalty, "a finite number");
   for (const auto& [token, bias] : logit_bias) {
@@ -103,7 +104,8 @@ int32_t sample_token(std::span<const float> logits_V, const SamplingOptions& opt
     changed.assign(logits_V.begin(), logits_V.end());
     apply_penalties(options, context, changed);
     for (float logit : changed)
-      if (!std::isfinite(logit)) fail("logit_bias and penalties are too large: a logit is infinite with them");
+      if (!std::isfinite(logit))
+        fail("logit_bias and penalties are too large: a logit is infinite with them");
     logits_V = changed;
   }
   const auto best = std::max_element(logits_V.begin(), logits_V.end());
@@ -125,7 +127,8 @@ int32_t sample_token(std::span<const float> logits_V, const SamplingOptions& opt
   return order[kept - 1];
 }
 
-TokenLogprobs token_logprobs(std::span<const float> logits_V, int32_t chosen, int64_t most) {
+TokenLogprobs token_logprobs(std::span<const float> logits_V, int32_t chosen, int64_t most,
+                             int64_t drawable) {
   const double best = *std::max_element(logits_V.begin(), logits_V.end());
   double sum = 0;
   for (float logit : logits_V) sum += portable::exp(static_cast<double>(logit) - best);
@@ -134,7 +137,7 @@ TokenLogprobs token_logprobs(std::span<const float> logits_V, int32_t chosen, in
     return TokenLogprob{token, static_cast<double>(logits_V[static_cast<size_t>(token)]) - log_sum};
   };
   TokenLogprobs result{of(chosen), {}};
-  std::vector<int32_t> order(logits_V.size());
+  std::vector<int32_t> order(std::min(logits_V.size(), static_cast<size_t>(drawable)));
   std::iota(order.begin(), order.end(), 0);
   const auto count = std::min<int64_t>(most, static_cast<int64_t>(order.size()));
   std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int32_t a, int32_t b) {

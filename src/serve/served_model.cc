@@ -217,12 +217,14 @@ size_t memory_line(std::string_view key) {
 }
 
 // What would fit where the weights as stored do not: a shorter context, else the first narrower form.
-std::string advice(const WeightPlan& plan, size_t rest_bytes, size_t available_bytes, double gib) {
-  if (plan.bytes() + rest_bytes / 2 <= available_bytes)
-    return "a shorter --context or the --cache fp8 would fit";
+std::string advice(const deepseek::ModelConfig& config, size_t weights, size_t rest_bytes,
+                   size_t available_bytes, double gib) {
+  const bool mostly_context = rest_bytes > weights && weights < available_bytes;
+  if (weights + rest_bytes / 2 <= available_bytes || mostly_context)
+    return "a shorter --context, fewer --max-tokens or the --cache fp8 would fit";
   for (WeightForm form : {WeightForm::int8, WeightForm::int4}) {  // what moray quantize makes
-    const size_t bytes = weight_bytes(plan.config, form);
-    if (bytes < plan.bytes() && bytes + rest_bytes <= available_bytes)
+    const size_t bytes = weight_bytes(config, form);
+    if (bytes < weights && bytes + rest_bytes <= available_bytes)
       return fmt::format("in {} ({:.1f} GiB) they would fit, see moray quantize", weight_form_name(form),
                          static_cast<double>(bytes) / gib);
   }
@@ -239,8 +241,9 @@ size_t machine_memory_bytes() {
   return memory_line("MemTotal:");
 }
 
-void expect_memory(const WeightPlan& plan, size_t cache_bytes, size_t working_bytes, size_t available_bytes) {
-  const size_t weights = plan.bytes(), rest = cache_bytes + working_bytes;
+void expect_memory(const deepseek::ModelConfig& config, size_t weights, size_t cache_bytes,
+                   size_t working_bytes, size_t available_bytes) {
+  const size_t rest = cache_bytes + working_bytes;
   if (weights + rest <= available_bytes) return;
   constexpr double kGib = 1 << 30;
   const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / kGib; };
@@ -249,7 +252,7 @@ void expect_memory(const WeightPlan& plan, size_t cache_bytes, size_t working_by
       "free; {} "
       "(moray inspect shows every form)",
       gib(weights), gib(cache_bytes), gib(working_bytes), gib(available_bytes),
-      advice(plan, rest, available_bytes, kGib));
+      advice(config, weights, rest, available_bytes, kGib));
 }
 
 }  // namespace moray

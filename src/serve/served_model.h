@@ -15,8 +15,8 @@ struct ServedModel {
 // Progress of a long load: bytes done.
 using LoadProgress = std::function<void(size_t)>;
 
-// Whether products with a parameter of the model tree read it in panels. Not what is looked up or folded by rows:
-// the embedding, kv_b_proj.
+// Whether products with a parameter of the model tree read it in panels. Not what is looked up or folded by
+// rows: the embedding, kv_b_proj.
 bool lies_in_panels(const Parameter&);
 
 // Puts weights that lie in rows into panels, all threads at once, where they are.
@@ -25,9 +25,9 @@ void pack_weights(Exec&, ServedModel&);
 // The plan's tensors, uninitialised, in the layouts they are served in.
 ServedModel allocate_weights(Exec&, const WeightPlan&);
 
-// Reads what was planned, all threads at once, into panels where they serve. Throws Error for FP8 codes that are
-// NaN, 8-bit codes that are −128, scales that are no scales, and norms, routers and biases that are not finite: NaN
-// there chooses experts without a trace in the logits.
+// Reads what was planned, all threads at once, into panels where they serve. Throws Error for FP8 codes that
+// are NaN, 8-bit codes that are −128, scales that are no scales, and norms, routers and biases that are not
+// finite: NaN there chooses experts without a trace in the logits.
 ServedModel load_weights(Exec&, const SafetensorsFolder&, const WeightPlan&, const LoadProgress& = {});
 
 // A model in training's form, f32, shared and not copied.
@@ -41,7 +41,9 @@ inline StoredWeight stored_weight(const Linear& layer, const Linear& scales) {
 size_t available_memory_bytes();
 size_t machine_memory_bytes();
 
-// Throws Error when weights, cache and what chunks work in do not fit the machine's memory, saying what would.
-void expect_memory(const WeightPlan&, size_t cache_bytes, size_t working_bytes, size_t available_bytes);
+// Throws Error when weights, cache and what chunks work in do not fit the machine's memory, saying what
+// would.
+void expect_memory(const deepseek::ModelConfig&, size_t weights, size_t cache_bytes, size_t working_bytes,
+                   size_t available_bytes);
 
 }  // namespace moray

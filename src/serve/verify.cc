@@ -59,7 +59,8 @@ ReferenceCase case_of(const json& object, const std::string& where) {
   const json& top = json_array(object, "top", where);
   if (top.size() != result.tokens.size())
     fail("{}: top is of {} tokens, greedy of {}", where, top.size(), result.tokens.size());
-  for (size_t i = 0; i < top.size(); ++i) result.tokens[i].top = top_of(top[i], fmt::format("{}: top[{}]", where, i));
+  for (size_t i = 0; i < top.size(); ++i)
+    result.tokens[i].top = top_of(top[i], fmt::format("{}: top[{}]", where, i));
   if (json_find(object, "experts", where) != nullptr)
     for (const json& hash : json_array(object, "experts", where)) {
       if (!hash.is_string()) fail("{}: experts holds {}, expected a string", where, hash.dump());
@@ -74,7 +75,8 @@ void expect_config(const json& expected, const std::string& config_json, const s
   for (const auto& [key, value] : expected.items()) {
     const auto found = config.find(key);
     const json got = found == config.end() ? json() : *found;
-    if (got != value) fail("{}: is of a model whose {} is {}, here it is {}", where, key, value.dump(), got.dump());
+    if (got != value)
+      fail("{}: is of a model whose {} is {}, here it is {}", where, key, value.dump(), got.dump());
   }
 }
 
@@ -107,16 +109,19 @@ void compare_token(std::span<const float> logits, const Step& step, CaseReport& 
     const double difference = std::abs(got - expected.logprob);
     report.largest_difference = std::max(report.largest_difference, difference);
     if (!(difference <= step.tolerance))
-      note(fmt::format("token {} has log probability {:.5f}, the reference {:.5f}: {:.5f} apart, tolerance {}",
-                       expected.token, got, expected.logprob, difference, step.tolerance));
+      note(
+          fmt::format("token {} has log probability {:.5f}, the reference {:.5f}: {:.5f} apart, tolerance {}",
+                      expected.token, got, expected.logprob, difference, step.tolerance));
   }
 }
 
 // `chosen` holds the layers of the first call, then of the second, ...: one list a layer.
-void compare_experts(const ChosenExperts& chosen, const ReferenceCase& reference, size_t layers, CaseReport& report) {
+void compare_experts(const ChosenExperts& chosen, const ReferenceCase& reference, size_t layers,
+                     CaseReport& report) {
   if (reference.experts.empty()) return;
   if (reference.experts.size() != layers)
-    fail("case '{}' has the experts of {} layers, the model has {}", reference.name, reference.experts.size(), layers);
+    fail("case '{}' has the experts of {} layers, the model has {}", reference.name, reference.experts.size(),
+         layers);
   for (size_t layer = 0; layer < layers; ++layer) {
     std::vector<int32_t> ids;
     for (size_t call = layer; call < chosen.size(); call += layers)
@@ -125,7 +130,8 @@ void compare_experts(const ChosenExperts& chosen, const ReferenceCase& reference
     if (experts_hash(ids) == reference.experts[layer])
       ++report.equal_layers;
     else if (report.first_difference.empty())
-      report.first_difference = fmt::format("other experts were chosen in MoE layer {} (counted from 1)", layer + 1);
+      report.first_difference =
+          fmt::format("other experts were chosen in MoE layer {} (counted from 1)", layer + 1);
   }
 }
 
@@ -147,8 +153,10 @@ Reference Reference::read(const fs::path& path, const std::string& config_json) 
   expect_keys(document, {"format", "model", "made_by", "config", "tolerance", "cases"}, where);
   if (const std::string format = json_string(document, "format", where); format != kFormat)
     fail("{}: format is '{}', expected '{}'", where, format, kFormat);
-  Reference reference{json_string(document, "model", where), json_string(document, "made_by", where),
-                      json_number(document, "tolerance", where), {}};
+  Reference reference{json_string(document, "model", where),
+                      json_string(document, "made_by", where),
+                      json_number(document, "tolerance", where),
+                      {}};
   if (!(reference.tolerance > 0 && reference.tolerance < 10))
     fail("{}: tolerance is {}, expected more than 0 and less than 10", where, reference.tolerance);
   expect_config(json_object(document, "config", where), config_json, where);
@@ -158,17 +166,28 @@ Reference Reference::read(const fs::path& path, const std::string& config_json) 
   return reference;
 }
 
+void expect_fits(const ReferenceCase& reference, const deepseek::ModelConfig& config) {
+  const auto expect_known = [&](int32_t token) {
+    if (token >= config.vocab_size)
+      fail("case '{}' has token {}, outside the vocabulary of {}", reference.name, token, config.vocab_size);
+  };
+  std::ranges::for_each(reference.prompt, expect_known);
+  for (const ReferenceToken& token : reference.tokens) {
+    expect_known(token.id);
+    for (const TokenLogprob& top : token.top) expect_known(top.token);
+  }
+  const size_t tokens = reference.prompt.size() + reference.tokens.size();
+  if (static_cast<int64_t>(tokens) > config.max_position_embeddings)
+    fail("case '{}' has {} tokens, the model {} positions", reference.name, tokens,
+         config.max_position_embeddings);
+}
+
 CaseReport verify_case(Engine& engine, const ReferenceCase& reference, double tolerance) {
+  expect_fits(reference, engine.config());
   CaseReport report;
   ChosenExperts chosen;
   engine.truncate(0);
   engine.chosen = &chosen;
-  const int64_t vocabulary = engine.config().vocab_size;
-  for (const ReferenceToken& token : reference.tokens) {
-    const auto outside = std::ranges::find_if(token.top, [&](const auto& top) { return top.token >= vocabulary; });
-    if (token.id >= vocabulary || outside != token.top.end())
-      fail("case '{}' has a token outside the vocabulary of {}", reference.name, vocabulary);
-  }
   // Whole, so that the experts of a layer lie together: prompts of references are short.
   Tensor state = engine.append_prompt(reference.prompt);
   for (size_t i = 0; i < reference.tokens.size(); ++i) {
@@ -177,7 +196,8 @@ CaseReport verify_case(Engine& engine, const ReferenceCase& reference, double to
   }
   engine.chosen = nullptr;
   const deepseek::ModelConfig& config = engine.config();
-  const int64_t moe_layers = config.num_hidden_layers - std::min(config.first_k_dense_replace, config.num_hidden_layers);
+  const int64_t moe_layers =
+      config.num_hidden_layers - std::min(config.first_k_dense_replace, config.num_hidden_layers);
   compare_experts(chosen, reference, static_cast<size_t>(moe_layers), report);
   return report;
 }

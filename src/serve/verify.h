@@ -1,5 +1,6 @@
-// A model held against what a reference implementation computed from the same weights: fixed prompts, greedy tokens,
-// log probabilities, chosen experts. scripts/write_reference.py writes such a file, docs/inference.md describes it.
+// A model held against what a reference implementation computed from the same weights: fixed prompts, greedy
+// tokens, log probabilities, chosen experts. scripts/write_reference.py writes such a file, docs/inference.md
+// describes it.
 #pragma once
 
 #include "serve/engine.h"
@@ -28,9 +29,13 @@ struct Reference {
   static Reference read(const fs::path& path, const std::string& config_json);
 };
 
-// FNV-1a (64 bits, 16 hex digits) over a layer's expert ids as little-endian int32: ascending for each token, the
-// prompt's tokens, then the generated ones but the last.
+// FNV-1a (64 bits, 16 hex digits) over a layer's expert ids as little-endian int32: ascending for each token,
+// the prompt's tokens, then the generated ones but the last.
 std::string experts_hash(std::span<const int32_t> ids);
+
+// Throws Error naming the case for ids outside the vocabulary and for cases longer than the model's
+// positions.
+void expect_fits(const ReferenceCase& reference, const deepseek::ModelConfig& config);
 
 struct CaseReport {
   int64_t equal = 0, ties = 0, tokens = 0;  // a tie: another token, as likely within the tolerance
@@ -41,8 +46,8 @@ struct CaseReport {
   bool agrees() const { return first_difference.empty(); }
 };
 
-// Feeds the reference's own tokens, so that one difference does not hide the rest. Throws Error for ids outside the
-// vocabulary and cases longer than the context.
+// Feeds the reference's own tokens, so that one difference does not hide the rest. Throws Error as
+// expect_fits does.
 CaseReport verify_case(Engine& engine, const ReferenceCase& reference, double tolerance);
 
 }  // namespace moray

@@ -190,7 +190,7 @@ TEST(Verify, RefusesMalformedFiles) {
       {"top is of 1 tokens", [](json& r) { r["cases"][0]["top"] = json::array({json()}); }},
       {"is not [token, logprob]", [](json& r) { r["cases"][0]["top"][0] = json::array({json::array({1, 0.5})}); }},
       {"experts of 3 layers", [](json& r) { r["cases"][0]["experts"] = {"a", "b", "c"}; }},
-      {"exceed the context",
+      {"tokens, the model 256 positions",
        [](json& r) { r["cases"][0]["prompt"] = std::vector<int32_t>(300, 1); }},
   };
   for (const auto& [fragment, edit] : cases) {

@@ -71,15 +71,17 @@ TEST(WeightPlan, MemoryIsComparedBeforeLoading) {
   const WeightPlan plan =
       plan_weights(SafetensorsFolder(kGolden),
                    deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config"), false);
-  EXPECT_NO_THROW(expect_memory(plan, 700, 300, plan.bytes() + 1000));
-  EXPECT_THROW(expect_memory(plan, 700, 301, plan.bytes() + 1000), Error);
+  EXPECT_NO_THROW(expect_memory(plan.config, plan.bytes(), 700, 300, plan.bytes() + 1000));
+  EXPECT_THROW(expect_memory(plan.config, plan.bytes(), 700, 301, plan.bytes() + 1000), Error);
   const auto refusal = [&](size_t rest, size_t available) {
-    return test::error_of([&] { expect_memory(plan, rest, 0, available); });
+    return test::error_of([&] { expect_memory(plan.config, plan.bytes(), rest, 0, available); });
   };
   EXPECT_NE(refusal(1001, plan.bytes() + 1000).find("shorter --context"), std::string::npos);
   EXPECT_NE(refusal(0, plan.bytes() - 1).find("in 4-bit"), std::string::npos) << refusal(0, plan.bytes() - 1);
   EXPECT_EQ(refusal(0, plan.bytes() - 1).find("FP8"), std::string::npos)
       << "nothing makes FP8 of other weights";
+  EXPECT_NE(refusal(plan.bytes() + 1, plan.bytes() + 1).find("shorter --context"), std::string::npos)
+      << "the cache is what does not fit";
   EXPECT_NE(refusal(0, 1000).find("not fit in 4-bit either"), std::string::npos);
   EXPECT_GT(available_memory_bytes(), 1u << 20);
 }

@@ -287,7 +287,36 @@ TEST(BadModel, WhatCannotBeAnsweredIsToldBeforeLoading) {
   refused({"chat", "--message", much, "--chat-template", "v3"}, {"--message", "the context has 64"});
   refused({"chat", "--system", much, "--chat-template", "v3"}, {"--system", "the context has 64"});
   refused({"chat", "--message", "a"}, {"--chat-template"});
+  refused({"generate", "--stop-token", "100000", "--max-tokens", "3"}, {"--stop-token", "100000"});
+  refused({"generate", "--logit-bias", "65=1", "--logit-bias", "65=2", "--max-tokens", "3"}, {"token 65 has two"});
+  refused({"generate", "--logprobs", "2", "--max-tokens", "3"}, {"--json"});
+  refused({"generate", "--weights", "ema", "--max-tokens", "3"}, {"moving average"});
+  refused({"chat", "--message", "a", "--stop", "", "--chat-template", "v3"}, {"stop"});
+  refused({"eval", "--text", "nowhere"}, {"nowhere"});
+  refused({"eval", "--text", Workshop::get().corpus() / "000.txt", "--sequence-length", "65"}, {"64 positions"});
+  refused({"eval", "--text", Workshop::get().corpus() / "000.txt", "--against", "nowhere"}, {"nowhere"});
   refused({"generate", "--max-tokens", "3"}, {"model.safetensors"});
+}
+
+TEST(BadModel, FilesAreNoFolders) {
+  const ModelCopy copy;
+  const ScratchFolder scratch;
+  fs::create_directory(scratch / "gguf");
+  write_file_atomically(scratch / "gguf" / "model.gguf", "GGUF");
+  for (const std::string path : {scratch / "gguf", scratch / "gguf" / "model.gguf"})
+    for (const char* command : {"inspect", "quantize", "eval"}) {
+      std::vector<std::string> arguments = {command, path};
+      if (std::string(command) == "quantize") arguments.insert(arguments.end(), {scratch / "q", "--format", "8bit"});
+      if (std::string(command) == "eval") arguments = {"eval", "--text", "x", "--model", path};
+      expect_refusal(moray(arguments), {"model.gguf", "GGUF", "safetensors"});
+    }
+  expect_refusal(moray({"generate", "--model", copy.model / "config.json"}), {"is a file", "folder"});
+}
+
+TEST(BadModel, BenchesLookAtTheMemoryFirst) {
+  Process process({.arguments = {"bench", "decode", std::string(MORAY_SOURCE_DIR) + "/recipes/v3.toml"}});
+  ASSERT_TRUE(process.ends_within(30));
+  expect_refusal(process.wait(), {"the weights need", "free"});
 }
 
 TEST(BadModel, APartOfARandomOneDoesNotStay) {

@@ -124,6 +124,24 @@ TEST(Chat, ReasoningIsShownApart) {
   leave(terminal);
 }
 
+TEST(Chat, StopStringsEndAnAnswerAndAreNoInterrupt) {
+  const ChatModel model;
+  const auto answer = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = model.chat({"--message", "moray", "--json", "--max-tokens", "20"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome outcome = moray(arguments);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return nlohmann::json::parse(outcome.out);
+  };
+  const std::string whole = answer({})["content"];
+  ASSERT_GT(whole.size(), 6u);
+  const auto cut = answer({"--stop", whole.substr(3, 2)});
+  EXPECT_TRUE(whole.starts_with(cut["content"].get<std::string>()));
+  EXPECT_LT(cut["content"].get<std::string>().size(), 4u);
+  EXPECT_EQ(cut["finish_reason"], "stop");
+  EXPECT_EQ(moray(model.chat({"--message", "", "--max-tokens", "1"})).status, 0) << "an empty message is one";
+}
+
 TEST(Chat, AFullContextIsToldAndSurvived) {
   const ChatModel model;
   Terminal terminal(model.chat({"--max-tokens", "5", "--context", "40"}));

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "base/utf8.h"
 #include "checkpoint/checkpoint.h"
@@ -103,6 +104,44 @@ TEST(Generate, IsValidUtf8AtAnyTemperature) {
   }
 }
 
+// Log probabilities are over all rows of the head; of a prompt they are those that eval sums.
+TEST(Generate, TellsLogProbabilities) {
+  const std::string model = Workshop::get().trained();
+  const ScratchFolder scratch;
+  write_file_atomically(scratch / "text", "the moray hides");
+  const auto generated = nlohmann::json::parse(
+      moray({"generate", "--model", model, "--prompt", "the moray hides", "--max-tokens", "4",
+             "--temperature", "0", "--json", "--prompt-logprobs", "--logprobs", "2"})
+          .out);
+  const auto evaluated =
+      nlohmann::json::parse(moray({"eval", "--model", model, "--text", scratch / "text", "--json"}).out);
+  const auto& prompt = generated["prompt_logprobs"];
+  ASSERT_EQ(prompt.size(), generated["prompt_tokens"].get<size_t>());
+  EXPECT_TRUE(prompt[0]["logprob"].is_null());
+  double nats = 0;
+  std::string text;
+  for (size_t i = 1; i < prompt.size(); ++i) {
+    nats -= prompt[i]["logprob"].get<double>();
+    text += prompt[i]["token"].get<std::string>();
+  }
+  EXPECT_EQ(text, "the moray hides");
+  EXPECT_NEAR(nats, evaluated["loss"].get<double>() * static_cast<double>(prompt.size() - 1), 1e-5);
+  const auto& answer = generated["logprobs"];
+  ASSERT_EQ(answer.size(), 4u);
+  for (const auto& token : answer) {
+    EXPECT_EQ(token["top"].size(), 2u);
+    EXPECT_EQ(token["top"][0]["id"], token["id"]) << "the likeliest at temperature 0";
+  }
+  // A token that ends the answer is not in it.
+  const std::string third = std::to_string(answer[2]["id"].get<int>());
+  const auto stopped = nlohmann::json::parse(
+      moray({"generate", "--model", model, "--prompt", "the moray hides", "--max-tokens", "4",
+             "--temperature", "0", "--json", "--stop-token", third})
+          .out);
+  EXPECT_EQ(stopped["finish_reason"], "stop");
+  EXPECT_LE(stopped["completion_tokens"].get<int>(), 2);
+}
+
 TEST(Generate, FillsInBetween) {
   const std::string text = generate({"--prefix", "mo", "--suffix", "ray", "--seed", "1"}).out;
   EXPECT_TRUE(text.starts_with("mo") && text.ends_with("ray")) << text;
@@ -136,7 +175,8 @@ TEST(NotFinite, StepsChangeNothingAndEndTheRun) {
   expect_refusal(outcome, {"not finite", "3 steps in a row"}, true);
   const std::vector<StepMetrics> rows = read_metrics(run / "metrics.jsonl");
   const std::vector<fs::path> checkpoints = list_checkpoints(run / "checkpoints");
-  ASSERT_EQ(rows.size(), checkpoints.size() + 1) << "the step that ended the run has a row, but no checkpoint";
+  ASSERT_EQ(rows.size(), checkpoints.size() + 1)
+      << "the step that ended the run has a row, but no checkpoint";
   std::vector<size_t> skipped;
   for (size_t i = 1; i < rows.size(); ++i)
     if (rows[i].skipped_steps > rows[i - 1].skipped_steps) skipped.push_back(i);
