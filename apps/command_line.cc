@@ -13,6 +13,10 @@ CLI::Validator at_least_one() {
       "");
 }
 
+void one_each(CLI::Option* option) {
+  option->allow_extra_args(false);
+}
+
 void add_threads(CLI::App* command, int& threads) {
   command->add_option("--threads", threads, "threads to use (default: MORAY_THREADS, else all cores)")
       ->check(at_least_one());

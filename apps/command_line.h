@@ -15,6 +15,8 @@ namespace moray {
 using Action = std::function<int()>;
 
 CLI::Validator at_least_one();
+// A list whose option is given once for each: it does not take what follows, as a command's own arguments.
+void one_each(CLI::Option* option);
 void add_threads(CLI::App* command, int& threads);
 void add_json(CLI::App* command, bool& json);
 CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& about,

@@ -13,8 +13,8 @@ void add_bench_serve(CLI::App& bench, Action& action) {
     auto* command = add_command(bench, name, about, examples);
     auto options = std::make_shared<BenchServeOptions>();
     command->add_option("recipe", options->recipe, "RECIPE.toml, whose [model] is taken")->required();
-    command->add_option("--set", options->assignments,
-                        "KEY=VALUE, overrides a key of the recipe; may be repeated");
+    one_each(command->add_option("--set", options->assignments,
+                                 "KEY=VALUE, overrides a key of the recipe; may be repeated"));
     command->add_option("--format", options->format, "of the weights: f32, bf16, fp8, 8bit or 4bit")
         ->capture_default_str();
     command->add_flag("--table", options->table, "where the time goes, by op family");
@@ -51,8 +51,8 @@ void add_bench_folders(CLI::App& bench, Action& action) {
   auto options = std::make_shared<BenchMakeModelOptions>();
   make->add_option("shape", options->shape, "RECIPE.toml, config.json or a model folder")->required();
   make->add_option("output", options->output, "the folder to make")->required();
-  make->add_option("--set", options->assignments,
-                   "KEY=VALUE, overrides a key of the recipe; may be repeated");
+  one_each(make->add_option("--set", options->assignments,
+                            "KEY=VALUE, overrides a key of the recipe; may be repeated"));
   make->add_option("--format", options->format, "f32, bf16, fp8, 8bit or 4bit")->capture_default_str();
   add_threads(make, options->threads);
   make->callback([=, &action] { action = [=] { return run_bench_make_model(*options); }; });
@@ -90,8 +90,8 @@ void add_bench(CLI::App& app, Action& action) {
       "  moray bench step recipes/small.toml\n  moray bench step recipes/tiny.toml --threads 1\n");
   auto options = std::make_shared<BenchStepOptions>();
   step->add_option("recipe", options->recipe, "RECIPE.toml")->required();
-  step->add_option("--set", options->assignments,
-                   "KEY=VALUE, overrides a key of the recipe; may be repeated");
+  one_each(step->add_option("--set", options->assignments,
+                            "KEY=VALUE, overrides a key of the recipe; may be repeated"));
   step->add_option("--steps", options->steps, "steps to time")->capture_default_str()->check(at_least_one());
   step->add_flag("--scaling", options->scaling, "also on one thread, in turns");
   step->add_flag("--table", options->table, "where the time of a step goes, by op family");

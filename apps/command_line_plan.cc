@@ -11,8 +11,9 @@ namespace {
 
 void add_plan_inputs(CLI::App* command, PlanOptions& options) {
   command->add_option("--cluster", options.cluster, "clusters/NAME.toml");
-  command->add_option("--set", options.assignments,
-                      "KEY=VALUE, overrides a key of the plan, as layout.pipeline=8; may be repeated");
+  one_each(
+      command->add_option("--set", options.assignments,
+                          "KEY=VALUE, overrides a key of the plan, as layout.pipeline=8; may be repeated"));
   add_json(command, options.json);
 }
 
@@ -96,9 +97,10 @@ void add_plan_serve(CLI::App& plan, Action& action) {
   serve->add_option("recipe", options->recipe, "a model with [prefill] and [decode] units")->required();
   serve->add_option("--cluster", options->cluster, "clusters/NAME.toml")->capture_default_str();
   serve->add_option("--rates", options->rates, "kernel rates, as calibrate writes them (default: assumed)");
-  serve->add_option("--set", options->assignments,
-                    "KEY=VALUE, overrides a key of the recipe; may be repeated");
-  serve->add_option("--what-if", options->what_ifs, "hardware that is no more than an idea; may be repeated");
+  one_each(serve->add_option("--set", options->assignments,
+                             "KEY=VALUE, overrides a key of the recipe; may be repeated"));
+  one_each(serve->add_option("--what-if", options->what_ifs,
+                             "hardware that is no more than an idea; may be repeated"));
   serve->add_flag("--search", options->search, "rank units under the limits of latency");
   serve->add_option("--top", options->shown, "rows of the search to show")
       ->capture_default_str()

@@ -65,9 +65,11 @@ void add_answer_options(CLI::App* command, AnswerOptions& answer) {
       ->capture_default_str()
       ->check(at_least_one());
   add_sampling_options(command, answer.sampling);
-  command->add_option("--logit-bias", answer.logit_bias, "TOKEN=BIAS, added to its logit; may be repeated");
-  command->add_option("--stop", answer.stop, "a string that ends the text; may be repeated");
-  command->add_option("--stop-token", answer.stop_tokens, "the id of a token that ends it; may be repeated");
+  one_each(command->add_option("--logit-bias", answer.logit_bias,
+                               "TOKEN=BIAS, added to its logit; may be repeated"));
+  one_each(command->add_option("--stop", answer.stop, "a string that ends the text; may be repeated"));
+  one_each(command->add_option("--stop-token", answer.stop_tokens,
+                               "the id of a token that ends it; may be repeated"));
 }
 
 }  // namespace
@@ -209,7 +211,8 @@ void add_pull(CLI::App& app, Action& action) {
       ->check(CLI::IsMember({"8bit", "4bit"}));
   pull->add_flag("--all", options->pull.all,
                  "every file (default: safetensors, config, tokenizer, chat template, license)");
-  pull->add_option("--include", options->pull.include, "further files, as a shell pattern; may be repeated");
+  one_each(pull->add_option("--include", options->pull.include,
+                            "further files, as a shell pattern; may be repeated"));
   pull->add_option("--connections", options->pull.connections, "files fetched at a time")
       ->capture_default_str();
   add_json(pull, options->json);

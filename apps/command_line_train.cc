@@ -13,8 +13,8 @@ void add_train(CLI::App& app, Action& action) {
       "  moray train recipes/small.toml --run runs/b --set train.seed=2 --set train.micro_batch=8\n");
   auto options = std::make_shared<TrainOptions>();
   train->add_option("recipe", options->recipe, "RECIPE.toml")->required();
-  train->add_option("--set", options->assignments,
-                    "KEY=VALUE, overrides a key of the recipe; may be repeated");
+  one_each(train->add_option("--set", options->assignments,
+                             "KEY=VALUE, overrides a key of the recipe; may be repeated"));
   train->add_option("--run", options->run, "the run's folder (default: runs/RECIPE)");
   auto* resume_option =
       train

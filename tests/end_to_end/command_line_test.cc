@@ -67,6 +67,15 @@ TEST(CommandLine, MistakesAreOneLine) {
   expect_refusal(moray({"report", "nowhere"}), {"nowhere"});
 }
 
+TEST(CommandLine, ListsTakeOneEach) {
+  const ScratchFolder scratch;
+  const Outcome made =
+      moray({"bench", "make-model", Workshop::get().recipe(), "--set", "model.hidden_size=64", "--set",
+             "model.num_nextn_predict_layers=0", scratch / "m"});
+  EXPECT_EQ(made.status, 0) << made.err;
+  EXPECT_TRUE(fs::exists(scratch / "m" / "config.json"));
+}
+
 TEST(CommandLine, RandomModelsTakeKeysOfModelsAlone) {
   const ScratchFolder scratch;
   for (const char* key : {"model.hiden_size", "train.batch_size", "unknown_key"}) {
