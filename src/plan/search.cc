@@ -38,6 +38,8 @@ std::vector<int64_t> powers_of_two(int64_t most) {
   return powers;
 }
 
+constexpr const char* kUneven = "the batch cannot be spread evenly over data ranks and micro-batches";
+
 // Splits the batch, or leaves micro_batches 0.
 void spread_batch(Layout& layout, int64_t sequences) {
   const int64_t a_micro_batch = layout.data * layout.micro_batch;
@@ -54,7 +56,7 @@ std::string why_excluded(const PlanInput& input, const Layout& layout, const Imb
 
 // Fills the candidate, or returns why it is out.
 std::string judge(const PlanInput& base, const Layout& layout, Candidate& candidate) {
-  if (layout.micro_batches == 0) return "the batch cannot be spread evenly over data ranks and micro-batches";
+  if (layout.micro_batches == 0) return kUneven;
   if (const std::string why = layout.objection(base.model, base.cluster); !why.empty()) return why;
   PlanInput input = base;
   input.layout = layout;
@@ -111,6 +113,7 @@ SearchResult search_layouts(const PlanInput& input, const SearchSpace& space) {
       fail("search: {} GPUs, expected 1 to {}", gpus, int64_t{1} << 20);
   if (space.sequences_a_step < 1) fail("search: a batch of {} sequences", space.sequences_a_step);
   SearchResult result;
+  result.space = space;
   const std::vector<Layout> layouts = enumerate_layouts(input, space);
   Progress progress("search", static_cast<int64_t>(layouts.size()), "layouts");
   for (const Layout& layout : layouts) {
@@ -136,10 +139,29 @@ SearchResult search_layouts(const PlanInput& input, const SearchSpace& space) {
   return result;
 }
 
+namespace {
+
+// Where nothing fits because most layouts have more data ranks than the batch has sequences for.
+std::string what_to_change(const SearchResult& result) {
+  const auto uneven = result.excluded.find(kUneven);
+  if (uneven == result.excluded.end() || 2 * uneven->second <= static_cast<int64_t>(result.tried)) return "";
+  return fmt::format(
+      "most cannot spread a step of {} {} over their ranks: give it more with --sequences, best a multiple "
+      "of {}\n",
+      result.space.sequences_a_step, result.space.sequences_a_step == 1 ? "sequence" : "sequences",
+      *std::max_element(result.space.gpus.begin(), result.space.gpus.end()));
+}
+
+}  // namespace
+
 std::string search_table(const SearchResult& result, const PlanInput& input, size_t most) {
   std::string text =
-      fmt::format("{} layouts tried, {} fit {}\n\n{:>6} {:>9} {:>7} {:>6} {:>8}  {}\n", result.tried,
-                  result.fitting.size(), input.cluster.name, "GPUs", "tokens/s", "days", "GB", "$", "layout");
+      fmt::format("{} layouts tried, {} fit {}\n", result.tried, result.fitting.size(), input.cluster.name);
+  if (result.fitting.empty())
+    text += what_to_change(result);
+  else
+    text +=
+        fmt::format("\n{:>6} {:>9} {:>7} {:>6} {:>8}  {}\n", "GPUs", "tokens/s", "days", "GB", "$", "layout");
   for (size_t i = 0; i < std::min(most, result.fitting.size()); ++i) {
     const Candidate& c = result.fitting[i];
     text += fmt::format("{:>6} {:>9.0f} {:>7.1f} {:>6.1f} {:>8}  {} micro-batch {}{}\n", c.layout.gpus(),

@@ -32,6 +32,7 @@ struct SearchResult {
   std::vector<Candidate> fitting;           // best first; ties in order of enumeration
   std::map<std::string, int64_t> excluded;  // reason (numbers as N): how many layouts
   size_t tried = 0;
+  SearchSpace space;  // that was searched
 };
 
 // Every product of pipeline, tensor and expert ranks (powers of two), schedules, micro-batches of 1 and 2

@@ -129,6 +129,15 @@ TEST(PlanSearch, RanksWhatFitsAndCountsWhatDoesNot) {
               {"0 fit H800", "excluded", "memory"});
 }
 
+TEST(PlanSearch, SaysWhenTheBatchIsTooSmallForTheGpus) {
+  const std::string none = output_of(kSearch + Arguments{"--gpus", "64", "--sequences", "1"});
+  expect_says(none, {"0 fit H800", "most cannot spread a step of 1 sequence", "--sequences", "multiple of 64",
+                     "excluded"});
+  EXPECT_EQ(none.find("tokens/s"), std::string::npos) << "a table without rows\n" << none;
+  const std::string full = output_of(kSearch + Arguments{"--gpus", "16", "--sequences", "64"});
+  EXPECT_EQ(full.find("--sequences"), std::string::npos) << "memory is what lacks\n" << full;
+}
+
 TEST(PlanShapes, SaysWhichShapesFit) {
   const Json shapes = json_of(kShapes);
   ASSERT_GT(shapes.size(), 5u);
