@@ -148,19 +148,21 @@ class Picture {
     fmt::format_to(
         out,
         "<g fill=\"{0}\"><path d=\"{1}\" fill=\"none\" stroke=\"{0}\" stroke-width=\"{3}\"{4}/>{2}</g>\n",
-        colour, path, dots, dots.empty() ? 1.3 : 2, line.mark ? " stroke-dasharray=\"6 4\"" : "");
-    if (!name.empty()) add_legend(out, index, colour, name);
+        colour, path, dots, dots.empty() ? 1.3 : 2, dashes(line));
+    if (!name.empty()) add_legend(out, index, colour, line);
   }
 
-  void add_legend(Out out, size_t index, const char* colour, const std::string& name) const {
+  static const char* dashes(const ChartLine& line) { return line.mark ? " stroke-dasharray=\"6 4\"" : ""; }
+
+  void add_legend(Out out, size_t index, const char* colour, const ChartLine& line) const {
     const double left =
         kLeft + static_cast<double>(index % kLegendColumns) * (chart_.width - kLeft) / kLegendColumns;
     const double top =
         kTop + kPlot + kAxis + kLegendLine * (static_cast<double>(index / kLegendColumns) + 0.5);
     fmt::format_to(out,
-                   "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"14\" height=\"3\" fill=\"{}\"/>"
+                   "<path d=\"M{:.1f} {:.1f}h16\" stroke=\"{}\" stroke-width=\"3\"{}/>"
                    "<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
-                   left, top - 5, colour, left + 20, top, name);
+                   left, top - 3.5, colour, dashes(line), left + 20, top, line.name);
   }
 
   const LineChart& chart_;

@@ -49,6 +49,13 @@ TEST(LineChart, LongLinesAreThinnedWithTheirPeaks) {
   EXPECT_NE(svg.find(" 30.0L"), std::string::npos) << "the peak touches the top";
 }
 
+TEST(LineChart, ALimitIsDashedInTheLegendToo) {
+  ChartLine limit{"limit", {{0, 2}, {1, 2}}};
+  limit.mark = true;
+  const std::string svg = line_chart_svg({"t", "x", false, {{"line", {{0, 1}, {1, 3}}}, limit}, false});
+  EXPECT_EQ(count(svg, "stroke-dasharray"), 2u);
+}
+
 TEST(LineChart, OnePointIsAChart) {
   EXPECT_NE(line_chart_svg({"t", "x", false, {{"l", {{3, 0}}}}, false}).find("<circle"), std::string::npos);
 }

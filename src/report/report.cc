@@ -80,6 +80,16 @@ char load_byte(double load) {
   return static_cast<char>(std::lround((log2_load / kLog2Range + 1) / 2 * 255));
 }
 
+// The metrics list the main model's MoE layers and then those of the MTP modules, one a depth.
+Json moe_layer_names(size_t layers, size_t depths) {
+  Json names = Json::array();
+  const size_t main = layers - std::min(depths, layers);
+  for (size_t l = 0; l < main; ++l) names.push_back(fmt::format("MoE layer {}", l + 1));
+  for (size_t d = 0; main + d < layers; ++d)
+    names.push_back(depths == 1 ? "MTP layer" : fmt::format("MTP layer {}", d + 1));
+  return names;
+}
+
 Json expert_load_json(const RunRecord& run) {
   Json steps = Json::array(), layers = Json::array();
   for (const ExpertLoadRow& row : run.expert_load) steps.push_back(row.step);
@@ -121,6 +131,7 @@ Json run_json(const RunRecord& run) {
     json["mtp_loss"].push_back(
         add(Pick::kMean, [d](const StepMetrics& m) { return at_or_nan(m.mtp_loss, d); }));
   }
+  json["moe_layers"] = moe_layer_names(layers, depths);
   json["balance"] = Json::array();
   for (size_t l = 0; l < layers; ++l) {
     json["balance"].push_back(

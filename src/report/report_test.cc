@@ -24,6 +24,7 @@ RunRecord sample_run(const std::string& name, int64_t steps) {
     m.mtp_loss = {2.0 * static_cast<double>(step)};
     m.grad_norm = step == steps / 2 ? 50.0 : 1.0;
     m.add_moe_layer(std::vector<int64_t>{1, 3, 0, 4});
+    m.add_moe_layer(std::vector<int64_t>{2, 2, 2, 2});
     run.expert_load.push_back({step, m.expert_load});
     run.metrics.push_back(m);
   }
@@ -56,6 +57,16 @@ TEST(ReportTest, HoldsTheCurves) {
   // Loads 0.5, 1.5, 0, 2 of the mean as bytes by log2 over [-3, 3]: 85, 152.4, 0, 170.
   EXPECT_EQ(json["expert_load"]["layers"][0]["experts"], 4);
   EXPECT_EQ(json["expert_load"]["layers"][0]["load"].get<std::string>().substr(0, 8), "VZgAqlWY");
+}
+
+TEST(ReportTest, LayersOfMtpModulesAreNamedSo) {
+  auto run = sample_run("demo", 3);
+  const auto names = [&] { return data_of(report_html({run}))["runs"][0]["moe_layers"]; };
+  EXPECT_EQ(names(), (nlohmann::json{"MoE layer 1", "MTP layer"}));
+  for (StepMetrics& m : run.metrics) m.mtp_loss = {1, 1};
+  EXPECT_EQ(names(), (nlohmann::json{"MTP layer 1", "MTP layer 2"}));
+  for (StepMetrics& m : run.metrics) m.mtp_loss.clear();
+  EXPECT_EQ(names(), (nlohmann::json{"MoE layer 1", "MoE layer 2"}));
 }
 
 TEST(ReportTest, LongRunsAreThinnedAndKeepTheirPeaks) {

@@ -127,9 +127,12 @@ function drawBars(parent) {
 
 const charts = [];
 
-// series: [{name, steps, values, color(), width, points}]; all charts share the steps of all runs, so that they can
-// be zoomed and read together.
+// series: [{name, steps, values, color(), width, points, dashes}]; all charts share the steps of all runs, so that they
+// can be zoomed and read together.
 const allSteps = [...new Set(runs.flatMap(run => run.step))].sort((a, b) => a - b);
+
+// A dashed curve has a dashed swatch.
+const swatch = one => one.dashes ? `repeating-linear-gradient(90deg, ${one.color()} 0 6px, transparent 6px 10px)` : one.color();
 
 function lineChart(parent, title, series, options = {}) {
   series = series.filter(one => one.values.some(value => value !== null));
@@ -151,13 +154,13 @@ function lineChart(parent, title, series, options = {}) {
     state.series.forEach((shown, i) => {
       if (series[i].hidden) return;
       const item = element(fragment, 'span');
-      element(item, 'span', 'swatch').style.background = series[i].color();
+      element(item, 'span', 'swatch').style.background = swatch(series[i]);
       element(item, 'span', '', series[i].name + (state.x !== undefined ? ' ' + short(shown.y) : ''));
     });
     return fragment;
   };
   const chart = new Dygraph(element(card, 'div', 'chart'), rows, {
-    labels, series: perSeries, labelsDiv: legend, legend: 'always', legendFormatter: legendNode,
+    labels, xlabel: 'step', series: perSeries, labelsDiv: legend, legend: 'always', legendFormatter: legendNode,
     colors: series.map(one => one.color()), connectSeparatedPoints: true, xRangePad: 5, includeZero: !!options.zero,
     gridLineColor: css('--grid'), axisLineColor: css('--line'), highlightCircleSize: 3,
     axes: { x: { axisLabelFormatter: short, pixelsPerLabel: 60 }, y: { axisLabelFormatter: short, axisLabelWidth: 46 } },
@@ -187,16 +190,17 @@ function drawLossCharts(parent) {
   lineChart(parent, 'Multi-token prediction loss (nats a token)', mtp);
 }
 
-// Layers from pale to strong by depth.
+// Few layers in colours that are far apart, many by depth through the hues from orange to violet.
 function layerColor(layer, layers) {
-  const depth = layers > 1 ? layer / (layers - 1) : 1;
-  return dark.matches ? `hsl(${200 + 100 * depth}, 70%, ${45 + 30 * depth}%)` : `hsl(${200 + 100 * depth}, 75%, ${65 - 35 * depth}%)`;
+  if (layers <= 6) return runColor(layer);
+  return `hsl(${30 + 250 * layer / (layers - 1)}, 75%, ${dark.matches ? 62 : 42}%)`;
 }
 
 function drawBalanceChart(parent, run) {
   lineChart(parent, 'Greatest expert load over the mean, per MoE layer (smoothed)', run.balance.map((values, layer) => ({
-    name: 'layer ' + (layer + 1), steps: run.step, values: smooth(values),
-    color: () => layerColor(layer, run.balance.length), width: 1.4 })), { wide: true });
+    name: run.moe_layers[layer], steps: run.step, values: smooth(values),
+    color: () => layerColor(layer, run.balance.length), width: 1.4,
+    dashes: run.moe_layers[layer].startsWith('MTP') ? [6, 3] : null })), { wide: true });
 }
 
 // ---- Expert-load heatmaps ----
@@ -214,12 +218,12 @@ const LOG2_RANGE = 3;  // the byte 0 is 2^-3 of the mean load, 255 is 2^3
 const byteLog2 = byte => (byte / 255 * 2 - 1) * LOG2_RANGE;
 const maps = [];
 
-function drawMap(parent, steps, layer, index) {
+function drawMap(parent, steps, layer, name) {
   const bytes = Uint8Array.from(atob(layer.load), c => c.charCodeAt(0));
   const experts = layer.experts;
   const card = element(parent, 'div', 'card');
   const head = element(card, 'div', 'map-caption');
-  element(head, 'h3', '', 'MoE layer ' + (index + 1));
+  element(head, 'h3', '', name);
   const reading = element(head, 'span', '', experts + ' experts');
   const canvas = element(card, 'canvas', 'map');
   canvas.width = steps.length;
@@ -273,7 +277,7 @@ function drawExperts(parent, run) {
   element(note, 'span', '', 'Load of each expert (one row each) over the steps: ');
   drawScale(note);
   const grid = element(parent, 'div', 'maps');
-  run.expert_load.layers.forEach((layer, index) => drawMap(grid, run.expert_load.step, layer, index));
+  run.expert_load.layers.forEach((layer, index) => drawMap(grid, run.expert_load.step, layer, run.moe_layers[index]));
 }
 
 // ---- The page ----
