@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "report/progress.h"
 
 namespace moray {
@@ -59,6 +60,8 @@ int run_data_build(const DataBuildOptions& options) {
       options.json ? summary_json(manifest, options.output) : summary_table(manifest, options.output);
   if (std::fputs(summary.c_str(), stdout) < 0 || std::fflush(stdout) != 0)
     fail("standard output: cannot write");
+  log::info("what next: moray train RECIPE --set data.dataset={} --set model.vocab_size={}", options.output,
+            manifest.vocabulary_size);
   return 0;
 }
 

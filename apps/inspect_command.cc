@@ -134,6 +134,10 @@ Json memory_summary(const Recipe& recipe) {
 
 Json inspect_recipe(const fs::path& path, bool memory) {
   Config config = Config::read(path);
+  if (config.has("plan.model") || config.has("layout.pipeline"))
+    fail("{0}: is a plan, which is read by: moray plan {0} --cluster CLUSTER.toml", path.string());
+  if (config.has("prefill.gpus") || config.has("decode.gpus"))
+    fail("{0}: is a plan of serving, which is read by: moray plan serve {0}", path.string());
   const Recipe recipe = Recipe::from_config(config);
   Json summary{{"kind", "recipe"}, {"file", path.string()}};
   summary["model"] = model_summary(recipe.model);

@@ -10,6 +10,7 @@
 #include "apps/model_argument.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/utf8.h"
 #include "chat/template.h"
 #include "data/bpe_train.h"
@@ -118,6 +119,7 @@ int run_tokenizer_train(const TokenizerTrainOptions& options) {
   else
     print(fmt::format("{}: {} tokens, trained on {} documents, {:.1f} MB\n", options.output,
                       tokenizer.vocabulary_size(), count, static_cast<double>(bytes) / 1e6));
+  log::info("what next: moray data build --corpus PATH --tokenizer {} --output DATASET", options.output);
   return 0;
 }
 

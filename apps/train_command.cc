@@ -7,6 +7,7 @@
 
 #include "apps/model_argument.h"
 #include "apps/output.h"
+#include "base/log.h"
 #include "train/run.h"
 
 namespace moray {
@@ -39,6 +40,11 @@ int run_train(const TrainOptions& options) {
     if (summary.interrupted)
       fmt::print("go on with: moray train {} --run {} --resume\n", options.recipe, folder.string());
   }
+  flush_output();
+  if (!summary.interrupted)
+    log::info(
+        "what next: moray generate --model {0} --prompt TEXT\n           moray eval --model {0} --data {1}",
+        folder.string(), recipe.string("data.dataset"));
   constexpr int kInterrupted = 130;
   return summary.interrupted ? kInterrupted : 0;
 }

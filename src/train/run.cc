@@ -70,8 +70,10 @@ void expect_fitting_dataset(const Dataset& dataset, const Recipe& recipe) {
   const DatasetManifest& manifest = dataset.manifest();
   const std::string& folder = recipe.data.dataset;
   if (manifest.vocabulary_size > recipe.model.vocab_size)
-    fail("{}: its tokenizer has {} tokens, model.vocab_size is {}", folder, manifest.vocabulary_size,
-         recipe.model.vocab_size);
+    fail(
+        "{0}: its tokenizer has {1} tokens, model.vocab_size is {2}; give the model as many with "
+        "--set model.vocab_size={1}",
+        folder, manifest.vocabulary_size, recipe.model.vocab_size);
   if (manifest.fim_rate != recipe.data.fim_rate)
     fail("{}: was built with fim_rate {}, the recipe says {}", folder, manifest.fim_rate,
          recipe.data.fim_rate);

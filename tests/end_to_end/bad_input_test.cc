@@ -39,7 +39,7 @@ TEST(BadRecipe, NamesTheKeyAndTheValue) {
       {"model.num_experts_per_tok=5", {"num_experts_per_tok is 5"}},
       {"model.scoring_func=relu", {"scoring_func", "relu"}},
       {"model.rms_norm_eps=0", {"rms_norm_eps"}},
-      {"model.vocab_size=100", {"384", "vocab_size is 100"}},
+      {"model.vocab_size=100", {"384", "vocab_size is 100", "--set model.vocab_size=384"}},
       {"model.hidden_size=1000000000000", {"hidden_size is 1000000000000"}},
       {"train.tokens=0", {"train.tokens", "0"}},
       {"train.sequence_length=65", {"sequence_length", "65", "max_position_embeddings = 64"}},
@@ -87,6 +87,10 @@ TEST(BadRecipe, ShapesBeyondAllMemoryAreRefused) {
 TEST(BadRecipe, FilesThatAreNone) {
   const ScratchFolder scratch;
   expect_refusal(moray({"train", scratch / "none.toml"}), {"none.toml"});
+  const std::string recipes = MORAY_SOURCE_DIR "/recipes/";
+  expect_refusal(moray({"inspect", recipes + "plan-v3-2048-h800.toml"}),
+                 {"is a plan", "moray plan " + recipes + "plan-v3-2048-h800.toml"});
+  expect_refusal(moray({"inspect", recipes + "plan-v3-serving.toml"}), {"is a plan", "moray plan serve"});
   expect_refusal(moray({"train", scratch.path()}), {scratch.path().string()});
   write_file_atomically(scratch / "bad.toml", "[model\nhidden_size = 3");
   expect_refusal(moray({"train", scratch / "bad.toml"}), {"bad.toml:1"});

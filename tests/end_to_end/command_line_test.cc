@@ -125,6 +125,27 @@ TEST(CommandLine, JsonIsOneObjectOnStdout) {
   }
 }
 
+// From text to a trained model each step names the next, on stderr.
+TEST(CommandLine, EachStepNamesTheNext) {
+  const Workshop& workshop = Workshop::get();
+  const ScratchFolder scratch;
+  const std::string tokenizer = scratch / "t", dataset = scratch / "d", run = scratch / "run";
+  const std::pair<Arguments, std::vector<std::string>> cases[] = {
+      {{"tokenizer", "train", "--corpus", workshop.corpus(), "--vocab-size", "300", "--output", tokenizer},
+       {"moray data build --corpus PATH --tokenizer " + tokenizer}},
+      {{"data", "build", "--corpus", workshop.corpus(), "--tokenizer", tokenizer, "--output", dataset},
+       {"moray train RECIPE --set data.dataset=" + dataset + " --set model.vocab_size=300"}},
+      {workshop.train(run, {"data.dataset=" + dataset}).arguments,
+       {"moray generate --model " + run + " --prompt", "moray eval --model " + run + " --data " + dataset}},
+  };
+  for (const auto& [arguments, fragments] : cases) {
+    const Outcome outcome = moray(arguments);
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    for (const std::string& fragment : fragments)
+      EXPECT_NE(outcome.err.find(fragment), std::string::npos) << fragment << "\n" << outcome.err;
+  }
+}
+
 TEST(CommandLine, ConversationsBecomePrompts) {
   const std::string tokenizer = Workshop::get().tokenizer();
   const ScratchFolder scratch;
