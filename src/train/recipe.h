@@ -43,7 +43,7 @@ struct RunConfig {
   int64_t validation_interval_steps = 0;  // 0: only at the end
   // Of FP8 training: in the metrics, what share of each tensor class underflows and saturates. 0: never
   int64_t quantization_interval_steps = 0;
-  int64_t validation_tokens = 65536;      // of the held-out split, from its start
+  int64_t validation_tokens = 65536;      // of the held-out split, in windows spread evenly over it
   int64_t checkpoint_interval_steps = 0;  // 0: only at the end
   int64_t keep_last = 2;                  // checkpoints
   // Of model/ in checkpoints; state/ keeps FP32 master weights if it is narrower. f8_e4m3: block-scaled FP8

@@ -284,14 +284,15 @@ class Run {
 
   std::optional<double> validate() {
     const auto held_out = static_cast<int64_t>(dataset_.held_out_tokens());
-    const int64_t tokens = std::min(recipe_.run.validation_tokens, held_out);
-    if (tokens == 0) return std::nullopt;
+    const std::vector<TokenWindow> windows =
+        spread_windows(held_out, recipe_.run.validation_tokens, recipe_.train.sequence_length);
+    if (windows.empty()) return std::nullopt;
     const TokenReader read = [this](int64_t begin, std::span<int32_t> out) {
       dataset_.held_out_window(static_cast<uint64_t>(begin), out);
     };
     Exec exec = trainer_.compute_exec();
-    return evaluate(exec, trainer_.compute_model(), trainer_.rope(), read, tokens,
-                    recipe_.train.sequence_length, dataset_.tokenizer().required_id(kEndOfSentence), {})
+    return evaluate(exec, trainer_.compute_model(), trainer_.rope(), read, windows,
+                    dataset_.tokenizer().required_id(kEndOfSentence))
         .loss();
   }
 

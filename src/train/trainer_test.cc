@@ -184,7 +184,7 @@ double nats_of(Training& training, std::span<const int32_t> ids, int32_t target)
   return std::log(sum) - logits[static_cast<size_t>(target)];
 }
 
-TEST(Evaluate, CountsEveryTokenOnceWhateverTheLastWindow) {
+TEST(Evaluate, CountsEveryTokenOfAWindowOnceWhateverTheirPlaceAndLength) {
   register_backends();
   Training training;
   std::vector<int32_t> stream(3 * kLength);
@@ -193,18 +193,47 @@ TEST(Evaluate, CountsEveryTokenOnceWhateverTheLastWindow) {
     std::copy_n(stream.begin() + begin, out.size(), out.begin());
   };
   constexpr int32_t kBeforeFirst = 30;
-  for (int64_t tokens : {int64_t{1}, kLength - 1, kLength, kLength + 1, 2 * kLength + 4, 3 * kLength}) {
+  const auto check = [&](const std::vector<TokenWindow>& windows) {
     double expected = 0;
-    for (int64_t t = 0; t < tokens; ++t) {
-      std::vector<int32_t> ids;
-      for (int64_t before = t / kLength * kLength - 1; before < t; ++before)
-        ids.push_back(before < 0 ? kBeforeFirst : stream[static_cast<size_t>(before)]);
-      expected += nats_of(training, ids, stream[static_cast<size_t>(t)]);
-    }
+    int64_t tokens = 0;
+    for (const auto& [begin, length] : windows)
+      for (int64_t t = begin; t < begin + length; ++t, ++tokens) {
+        std::vector<int32_t> ids;
+        for (int64_t before = begin - 1; before < t; ++before)
+          ids.push_back(before < 0 ? kBeforeFirst : stream[static_cast<size_t>(before)]);
+        expected += nats_of(training, ids, stream[static_cast<size_t>(t)]);
+      }
     const Evaluation evaluation = evaluate(training.exec, training.trainer->model(), training.trainer->rope(),
-                                           read, tokens, kLength, kBeforeFirst, {});
+                                           read, windows, kBeforeFirst);
     EXPECT_EQ(evaluation.tokens, tokens);
     EXPECT_NEAR(evaluation.nats, expected, 1e-5 * expected) << tokens << " tokens";
+  };
+  for (int64_t tokens : {int64_t{1}, kLength - 1, kLength, kLength + 1, 2 * kLength + 4, 3 * kLength})
+    check(spread_windows(tokens, tokens, kLength));
+  check({{5, kLength}, {2 * kLength, kLength}, {3 * kLength - 2, 2}});
+}
+
+TEST(SpreadWindows, LieEvenlyOverTheWholeStream) {
+  using Windows = std::vector<TokenWindow>;
+  EXPECT_EQ(spread_windows(95, 30, 10), (Windows{{10, 10}, {50, 10}, {80, 10}}));
+  EXPECT_EQ(spread_windows(95, 1, 10), (Windows{{50, 10}})) << "a whole window";
+  EXPECT_EQ(spread_windows(25, 25, 10), (Windows{{0, 10}, {10, 10}, {20, 5}})) << "all of it";
+  EXPECT_EQ(spread_windows(25, 1000, 10), spread_windows(25, 25, 10));
+  EXPECT_EQ(spread_windows(7, 3, 10), (Windows{{0, 7}}));
+  EXPECT_TRUE(spread_windows(0, 5, 10).empty());
+  EXPECT_TRUE(spread_windows(95, 0, 10).empty());
+  // No window twice, each within its share of the stream.
+  constexpr int64_t kStream = 1237, kWindow = 16, kAll = 78;
+  for (int64_t wanted = 1; wanted <= kAll; ++wanted) {
+    const Windows windows = spread_windows(kStream, std::min(wanted * kWindow, kStream), kWindow);
+    ASSERT_EQ(windows.size(), static_cast<size_t>(wanted));
+    for (int64_t i = 0; i < wanted; ++i) {
+      const auto [begin, length] = windows[static_cast<size_t>(i)];
+      EXPECT_EQ(begin % kWindow, 0);
+      EXPECT_EQ(length, std::min(kWindow, kStream - begin));
+      EXPECT_GE(begin / kWindow, i * kAll / wanted);
+      EXPECT_LT(begin / kWindow * wanted, (i + 1) * kAll);
+    }
   }
 }
 
