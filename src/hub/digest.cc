@@ -10,6 +10,7 @@ namespace moray::hub {
 
 namespace {
 constexpr size_t kSha256Digits = 64, kSha1Digits = 40;
+constexpr std::string_view kSha256Prefix = "sha256:";
 }
 
 struct DigestStream::State {
@@ -20,9 +21,14 @@ struct DigestStream::State {
 ContentDigest parse_digest(std::string_view text) {
   if (text.starts_with("W/")) text.remove_prefix(2);
   if (text.size() >= 2 && text.front() == '"' && text.back() == '"') text = text.substr(1, text.size() - 2);
-  if (text.size() != kSha256Digits && text.size() != kSha1Digits) return {};
-  if (text.find_first_not_of("0123456789abcdef") != std::string_view::npos) return {};
-  return {std::string(text)};
+  const bool named = text.starts_with(kSha256Prefix);
+  if (named) text.remove_prefix(kSha256Prefix.size());
+  if (text.size() != kSha256Digits && (named || text.size() != kSha1Digits)) return {};
+  if (text.find_first_not_of("0123456789abcdefABCDEF") != std::string_view::npos) return {};
+  std::string hex(text);
+  for (char& digit : hex)
+    if (digit >= 'A' && digit <= 'F') digit = static_cast<char>(digit - 'A' + 'a');
+  return {hex};
 }
 
 DigestStream::DigestStream(const ContentDigest& expected, uint64_t size) : state_(std::make_unique<State>()) {

@@ -17,8 +17,8 @@ struct ContentDigest {
   bool known() const { return !hex.empty(); }
 };
 
-// From a hub's words: lower-case hexadecimal of 64 or 40 digits, quotes and "W/" around it taken off; unknown
-// for anything else.
+// From a hub's words: 64 or 40 hexadecimal digits, of either case, quotes, "W/" and "sha256:" around them
+// taken off; unknown for anything else.
 ContentDigest parse_digest(std::string_view text);
 
 // A digest being formed of the kind that `expected` is.

@@ -148,7 +148,6 @@ class Download {
     bool begun = false;
     return http_.get(request, [&](const HttpResponse& response, std::string_view piece) {
       if (context_.stop) return false;
-      if (response.status != 200 && response.status != 206) return true;  // words about a refusal
       if (!begun) begin(response, part);
       begun = true;
       if (piece.size() > file_.size - part.bytes())
@@ -205,11 +204,18 @@ ContentDigest digest_from_headers(HttpClient& http, const DownloadContext& conte
   return linked.known() ? linked : parse_digest(response.header("etag"));
 }
 
+void warn_of_no_digest(DownloadContext& context, const RemoteFile& file) {
+  if (!context.warned_of_no_digest.exchange(true))
+    log::warning("{}/{}: the hub gives no digest that is understood; of such files only the size is checked",
+                 context.repository.name, file.path);
+}
+
 }  // namespace
 
 void download(HttpClient& http, DownloadContext& context, const RemoteFile& file) {
   RemoteFile known = file;
   if (!known.digest.known()) known.digest = digest_from_headers(http, context, file);
+  if (!known.digest.known()) warn_of_no_digest(context, file);
   Download(http, context, known).run();
 }
 

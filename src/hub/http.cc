@@ -3,6 +3,7 @@
 #include <curl/curl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 
 #include "base/error.h"
@@ -13,7 +14,11 @@ namespace {
 
 constexpr int kMostRedirects = 10;
 constexpr long kConnectSeconds = 20;
-constexpr size_t kMostHeaders = 200;
+// Of one request with all its redirects, trailers included: libcurl keeps every line of them in memory.
+constexpr size_t kMostHeaderBytes = 256 << 10, kMostHeaderLines = 4000;
+// Of the body of a redirect or refusal; so much is read that a short one does not cost the connection.
+constexpr size_t kMostUnwantedBytes = 64 << 10;
+constexpr double kMostUnwantedSeconds = 10;
 
 std::string lower(std::string_view text) {
   std::string out(text);
@@ -64,25 +69,63 @@ bool is_redirect(int status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
+bool has_content(int status) {
+  return status == 200 || status == 206;
+}
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
 // What libcurl's callbacks need of the request at work.
 struct Transfer {
+  const HttpRequest& request;
   HttpResponse& response;
   const HttpClient::Body& body;
   bool stopped = false;
-  std::exception_ptr failure = nullptr;  // thrown by the body; C code must not see it
+  std::exception_ptr failure = nullptr;  // thrown by the body, or for a limit; C code must not see it
+  const Clock::time_point begin = Clock::now();
+  size_t header_bytes = 0, header_lines = 0;
+  // Of this answer's body, where it is of no use.
+  size_t unwanted_bytes = 0;
+  Clock::time_point unwanted_since = {};
+  bool has_enough = false;
 };
+
+// Called now and then, at least once a second.
+int watch_time(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  auto& transfer = *static_cast<Transfer*>(user);
+  const double most = transfer.request.most_seconds;
+  if (most <= 0 || seconds_since(transfer.begin) <= most) return 0;
+  transfer.failure = std::make_exception_ptr(
+      Error(fmt::format("{}: the answer takes longer than {:.4g} s", transfer.request.url, most)));
+  return 1;
+}
+
+// Whether there are not too many headers by now.
+bool count_header(Transfer& transfer, size_t bytes) {
+  transfer.header_bytes += bytes;
+  ++transfer.header_lines;
+  if (transfer.header_bytes <= kMostHeaderBytes && transfer.header_lines <= kMostHeaderLines) return true;
+  transfer.failure =
+      std::make_exception_ptr(Error(fmt::format("{}: the answer's headers are more than {} lines or {} bytes",
+                                                transfer.response.url, kMostHeaderLines, kMostHeaderBytes)));
+  return false;
+}
 
 // A header line; a status line begins the next answer.
 size_t take_header(char* data, size_t size, size_t count, void* user) {
   auto& transfer = *static_cast<Transfer*>(user);
   const std::string_view line(data, size * count);
+  if (!count_header(transfer, line.size())) return 0;
   if (line.starts_with("HTTP/")) {
     const size_t space = line.find(' ');
     transfer.response.status = space == std::string_view::npos ? 0 : std::atoi(line.data() + space + 1);
     std::erase_if(transfer.response.headers,
                   [](const auto& header) { return !header.first.starts_with("x-"); });
   } else if (const size_t colon = line.find(':'); colon != std::string_view::npos) {
-    if (transfer.response.headers.size() >= kMostHeaders) return 0;
     transfer.response.headers[lower(trimmed(line.substr(0, colon)))] = trimmed(line.substr(colon + 1));
   }
   return size * count;
@@ -90,7 +133,13 @@ size_t take_header(char* data, size_t size, size_t count, void* user) {
 
 size_t take_body(char* data, size_t size, size_t count, void* user) {
   auto& transfer = *static_cast<Transfer*>(user);
-  if (is_redirect(transfer.response.status)) return size * count;
+  if (!has_content(transfer.response.status)) {
+    if (transfer.unwanted_bytes == 0) transfer.unwanted_since = Clock::now();
+    transfer.unwanted_bytes += size * count;
+    transfer.has_enough = transfer.unwanted_bytes > kMostUnwantedBytes ||
+                          seconds_since(transfer.unwanted_since) > kMostUnwantedSeconds;
+    return transfer.has_enough ? 0 : size * count;
+  }
   try {
     if (transfer.body(transfer.response, {data, size * count})) return size * count;
   } catch (...) {
@@ -125,11 +174,13 @@ HttpClient::~HttpClient() {
 HttpResponse HttpClient::get(const HttpRequest& request, const Body& body) {
   CURL* curl = curl_->handle;
   HttpResponse response;
-  Transfer transfer{response, body};
+  Transfer transfer{request, response, body};
   Url url(request.url);
   for (int redirects = 0;; ++redirects) {
     if (redirects > kMostRedirects) fail("{}: more than {} redirects", request.url, kMostRedirects);
     response.status = 0;
+    transfer.unwanted_bytes = 0;
+    transfer.has_enough = false;
     response.url = url.part(CURLUPART_URL);
     ::curl_easy_reset(curl);  // keeps connections
     ::curl_easy_setopt(curl, CURLOPT_URL, response.url.c_str());
@@ -138,6 +189,9 @@ HttpResponse HttpClient::get(const HttpRequest& request, const Body& body) {
     ::curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, kConnectSeconds);
     ::curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
     ::curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, kStallSeconds);
+    ::curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+    ::curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, watch_time);
+    ::curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &transfer);
     ::curl_easy_setopt(curl, CURLOPT_USERAGENT, "moray");
     ::curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, 512L * 1024);
     ::curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, take_header);
@@ -153,7 +207,7 @@ HttpResponse HttpClient::get(const HttpRequest& request, const Body& body) {
     const CURLcode code = ::curl_easy_perform(curl);
     ::curl_slist_free_all(lines);
     if (transfer.failure) std::rethrow_exception(transfer.failure);
-    if (code != CURLE_OK) {
+    if (code != CURLE_OK && !transfer.has_enough) {
       response.trouble = transfer.stopped ? "stopped" : ::curl_easy_strerror(code);
       return response;
     }

@@ -42,7 +42,7 @@ class Pull : public testing::Test {
   static constexpr const char* kShard = "model-00001-of-00002.safetensors";
 
   PullSummary pull_now() {
-    const Hub hub{remote_.endpoint(), token_, 0.001};
+    const Hub hub{remote_.endpoint(), token_, 0.001, answer_seconds_};
     return pull(hub, options_, [&](uint64_t done, uint64_t total) { progress_ = {done, total}; });
   }
   // Without the endpoint.
@@ -82,6 +82,7 @@ class Pull : public testing::Test {
   test::ScratchFolder folder_;
   TestHub remote_;
   std::string token_;
+  double answer_seconds_ = 300;
   PullOptions options_{.repository = "org/name", .output = folder_ / "models" / "name"};
   std::pair<uint64_t, uint64_t> progress_;
 };
@@ -250,7 +251,7 @@ TEST_F(Pull, HostileListsAreRefused) {
                        json_quote(path), size, std::string(40, 'c'));
   };
   for (const char* path : {"../evil.safetensors", "/etc/evil.safetensors", "a/../../b", "a//b", "./a", "..",
-                           "", "a\nb.safetensors", "a\\b.safetensors"}) {
+                           "", "a\nb.safetensors", "a\\b.safetensors", "a\u202eb.safetensors", "\u0085y"}) {
     remote_.list_entry = entry(path, "1");
     EXPECT_NE(error_of_pull().find("HUB/org/name: refused, it lists a file named '"), std::string::npos)
         << path;
@@ -270,6 +271,12 @@ TEST_F(Pull, HostileListsAreRefused) {
   const std::string message = error_of_pull();
   EXPECT_NE(message.find("1125899.9 GB are to come, but the disk has room for "), std::string::npos)
       << message;
+  remote_.list_entry.clear();
+  for (int i = 0; i < 16384; ++i)  // of 2^50 bytes: 2^64, which is 0 in 64 bits
+    remote_.list_entry +=
+        (i > 0 ? ", " : "") + entry(fmt::format("{}.safetensors", i), std::to_string(uint64_t{1} << 50));
+  EXPECT_EQ(error_of_pull(),
+            "the hub's list of files has sizes of more than 9223372036854775807 bytes together");
   remote_.list_entry = "7";
   EXPECT_NE(error_of_pull(), "no error");
   EXPECT_TRUE(remote_.storage().seen().empty()) << "nothing was fetched";
@@ -327,6 +334,105 @@ TEST_F(Pull, ACompleteFolderOfAnotherCommitStays) {
   EXPECT_NE(error_of_pull().find("exists, but lacks model-00001-of-00002.safetensors"), std::string::npos);
 }
 
+// What the error says helps.
+TEST_F(Pull, AFolderThatLostAFileIsMended) {
+  pull_now();
+  fs::remove(output() / "tokenizer.json");
+  fs::resize_file(output() / kShard, 5);
+  const std::string command = fmt::format("`mv {0} {0}.part`", output().string());
+  EXPECT_NE(
+      error_of_pull().find("exists, but lacks model-00001-of-00002.safetensors, or has another size of it; " +
+                           command + " and pulling again"),
+      std::string::npos)
+      << error_of_pull();
+  fs::rename(output(), part());
+  pull_now();
+  expect_needed_pulled();
+  EXPECT_EQ(ranges_of(kShard).size(), 2u);
+  EXPECT_EQ(ranges_of("model-00002-of-00002.safetensors").size(), 1u);
+}
+
+TEST_F(Pull, ConfigComesBeforeTheRest) {
+  remote_.files["LICENSE"] = {"free", true};
+  std::string seen;
+  options_.on_config = [&](const fs::path& path) {
+    seen += read_file(path);
+    EXPECT_TRUE(remote_.storage().seen().empty());
+  };
+  pull_now();
+  EXPECT_EQ(seen, remote_.files["config.json"].content);
+  EXPECT_TRUE(pull_now().was_complete);
+  EXPECT_EQ(seen, remote_.files["config.json"].content);
+}
+
+TEST_F(Pull, DigestsInOtherSpellingsAreChecked) {
+  remote_.spelled = [](std::string digest) {
+    for (char& digit : digest) digit = static_cast<char>(std::toupper(digit));
+    return digest.size() == 64 ? "sha256:" + digest : digest;
+  };
+  pull_now();
+  expect_needed_pulled();
+  for (const std::string path : {kShard, "config.json"}) {
+    options_.output = folder_ / path;
+    for (int i = 0; i < 2; ++i) remote_.add_fault(path, [](Reply& reply) { reply.body[7] ^= 1; });
+    EXPECT_NE(error_of_pull().find(path + ": the content's digest is"), std::string::npos);
+  }
+  for (const char* prefix : {"md5:", "sha256:sha256:", "0"}) {
+    remote_.spelled = [&](const std::string& digest) { return prefix + digest; };
+    EXPECT_NE(
+        error_of_pull().find("HUB/org/name: refused, the digest of 'README.md' is '" + std::string(prefix)),
+        std::string::npos);
+  }
+}
+
+TEST_F(Pull, FilesWithoutADigestAreWarnedOf) {
+  remote_.with_digests = false;
+  const auto warned = [&] {
+    ::testing::internal::CaptureStderr();
+    pull_now();
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(warned(), "");
+  options_.output = folder_ / "again";
+  for (const char* path : {"config.json", "tokenizer.json"})
+    remote_.add_fault(path, [](Reply& reply) { reply.headers.clear(); });
+  const std::string warning = warned();
+  EXPECT_NE(warning.find("config.json: the hub gives no digest"), std::string::npos) << warning;
+  EXPECT_EQ(std::count(warning.begin(), warning.end(), '\n'), 1) << warning;
+}
+
+// A chunk of 64 KB of a body, sent for a long time.
+void make_endless(Reply& reply, int status) {
+  reply = {status, {{"Transfer-Encoding", "chunked"}}, "", false};
+  reply.more = "10000\r\n" + std::string(65536, 'x') + "\r\n";
+  reply.times = 1000;
+}
+
+constexpr uint64_t kSomeBytes = 16 << 20;  // more than lies in the buffers of a connection
+
+TEST_F(Pull, EndlessRefusalsAreCutShort) {
+  remote_.add_fault("config.json", [](Reply& reply) { make_endless(reply, 404); });
+  remote_.add_fault(kShard, [](Reply& reply) { make_endless(reply, 503); });
+  EXPECT_EQ(error_of_pull(),
+            "org/name/config.json: there is no such repository, revision or file (HTTP status 404)");
+  pull_now();
+  expect_needed_pulled();
+  EXPECT_LT(remote_.hub().bytes_sent() + remote_.storage().bytes_sent(), kSomeBytes);
+}
+
+TEST_F(Pull, AnswersInDropsRunOutOfTime) {
+  answer_seconds_ = 0.3;
+  remote_.add_fault("tree", [](Reply& reply) {
+    reply.said_length = 1000;
+    reply.body.clear();
+    reply.more = std::string(1, ' ');
+    reply.times = 40;
+    reply.pause_seconds = 0.05;
+  });
+  EXPECT_EQ(error_of_pull(), "HUB/api/models/org/name/tree/" + remote_.commit +
+                                 "?recursive=true: the answer takes longer than 0.3 s");
+}
+
 TEST_F(Pull, OneAtATime) {
   fs::create_directories(part());
   const int fd = ::open((part() / ".lock").c_str(), O_RDWR | O_CREAT, 0644);
@@ -362,6 +468,49 @@ TEST(Http, FollowsRedirectsToAnEnd) {
             }).find("expected an http or https URL"),
             std::string::npos);
   EXPECT_NE(http.get({"http://127.0.0.1:1/", "", "", 0}, keep).trouble, "");
+}
+
+TEST(Http, EndlessRedirectsAreFollowed) {
+  test::LocalServer server([](const test::HttpRequestSeen& request) -> Reply {
+    if (request.target == "/here") return {200, {}, "found"};
+    Reply reply;
+    make_endless(reply, 302);
+    reply.headers.emplace_back("Location", "/here");
+    return reply;
+  });
+  HttpClient http;
+  std::string body;
+  const HttpResponse response =
+      http.get({server.url(), "", "", 0}, [&](const HttpResponse&, std::string_view piece) {
+        body += piece;
+        return true;
+      });
+  EXPECT_TRUE(response.whole());
+  EXPECT_EQ(body, "found");
+  EXPECT_LT(server.bytes_sent(), kSomeBytes);
+}
+
+// libcurl keeps every line of a head or trailer in memory.
+TEST(Http, HeadersHaveAnEnd) {
+  std::string lines, long_lines;
+  for (int i = 0; i < 5000; ++i) lines += "x-a: b\r\n";
+  for (int i = 0; i < 500; ++i) long_lines += "x-a: " + std::string(1000, 'b') + "\r\n";
+  test::LocalServer server([&](const test::HttpRequestSeen& request) -> Reply {
+    Reply reply{200, {{"Transfer-Encoding", "chunked"}}, "2\r\n{}\r\n0\r\n", false};
+    reply.more = request.target == "/long" ? long_lines : lines;
+    reply.times = 1000;
+    if (request.target != "/head") return reply;
+    reply = {100, {}, "", false, SIZE_MAX, 0, "HTTP/1.1 100 Continue\r\n\r\n", 100'000};
+    return reply;
+  });
+  for (const char* path : {"/trailers", "/long", "/head"}) {
+    HttpClient http;
+    EXPECT_EQ(error_of([&] {
+                http.get({server.url() + path, "", "", 0}, [](auto&, auto) { return true; });
+              }),
+              server.url() + path + ": the answer's headers are more than 4000 lines or 262144 bytes");
+  }
+  EXPECT_LT(server.bytes_sent(), kSomeBytes);
 }
 
 TEST(Http, RedirectsLeadToWebPagesOnly) {
@@ -407,6 +556,8 @@ TEST(Digests, KnownOnes) {
   EXPECT_EQ(TestHub::sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_EQ(TestHub::blob_sha1("hello\n"), "ce013625030ba8dba906f756967f9e9ca394464a");
   EXPECT_EQ(parse_digest("W/\"" + std::string(64, 'a') + "\"").hex, std::string(64, 'a'));
+  EXPECT_EQ(parse_digest("sha256:" + std::string(64, 'A')).hex, std::string(64, 'a'));
+  EXPECT_FALSE(parse_digest("sha256:" + std::string(40, 'a')).known());
   EXPECT_FALSE(parse_digest("\"d41d8cd98f00b204e9800998ecf8427e\"").known());  // MD5
   EXPECT_FALSE(parse_digest(std::string(64, 'G')).known());
 }

@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -45,9 +46,15 @@ std::vector<RemoteFile> selected(const Repository& repository, const PullOptions
   return files;
 }
 
+// Throws Error where it is more than any disk can have, so that nothing computed from it wraps around.
 uint64_t total_bytes(const std::vector<RemoteFile>& files) {
+  constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
   uint64_t total = 0;
-  for (const RemoteFile& file : files) total += file.size;
+  for (const RemoteFile& file : files) {
+    if (file.size > kMost - total)
+      fail("the hub's list of files has sizes of more than {} bytes together", kMost);
+    total += file.size;
+  }
   return total;
 }
 
@@ -203,9 +210,9 @@ bool is_complete(const fs::path& output, const Record& wanted) {
   for (const RemoteFile& file : wanted.files)
     if (!is_there(file))
       fail(
-          "{}: exists, but lacks {}, or has another size of it; remove it, or choose another folder with "
-          "--output",
-          output.string(), file.path);
+          "{0}: exists, but lacks {1}, or has another size of it; `mv {0} {0}{2}` and pulling again fetches "
+          "what is wrong; or remove it, or choose another folder with --output",
+          whole_path(output).string(), file.path, kPartSuffix);
   return true;
 }
 
@@ -277,6 +284,14 @@ PullSummary pull(const Hub& hub, const PullOptions& options,
     done += static_cast<uint64_t>(bytes);
     progress(std::min(done, summary.bytes), summary.bytes);  // a shard may be needed again for the next one
   };
+  if (options.on_config && options.conversion == nullptr && record.find("config.json") != nullptr) {
+    const auto config = std::ranges::find(missing, "config.json", &RemoteFile::path);
+    if (config != missing.end()) {
+      fetch(hub, repository, folder, {*config}, 1, advanced);
+      missing.erase(config);
+    }
+    options.on_config(folder / "config.json");
+  }
   fetch(hub, repository, folder, missing, options.connections, advanced);
   if (options.conversion != nullptr) fetch_converted(hub, repository, folder, converted, options, advanced);
   lock.remove();

@@ -21,6 +21,9 @@ struct PullOptions {
   bool all = false;                       // every file of the repository
   std::vector<std::string> include = {};  // further files, as shell patterns over the path
   const Conversion* conversion = nullptr;  // of the shards, one by one
+  // Gets the path of config.json when it is there, before the other files come; not called with a conversion,
+  // which has its own look, nor where nothing is left to do.
+  std::function<void(const fs::path&)> on_config = {};
 };
 
 struct PullSummary {

@@ -14,6 +14,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/utf8.h"
 
 namespace moray::hub {
 
@@ -46,7 +47,8 @@ struct Answer {
   std::string body;
 };
 
-Answer get_all(HttpClient& http, const Hub& hub, const HttpRequest& request, const std::string& what) {
+Answer get_all(HttpClient& http, const Hub& hub, HttpRequest request, const std::string& what) {
+  request.most_seconds = hub.answer_seconds;
   for (int attempt = 0;; ++attempt) {
     Answer answer;
     answer.response = http.get(request, [&](const HttpResponse&, std::string_view piece) {
@@ -81,20 +83,29 @@ std::string get_json(HttpClient& http, const Hub& hub, const HttpRequest& reques
   return answer.body;
 }
 
+// None where the hub says none. One that is there but not understood would leave the file unchecked.
+ContentDigest listed_digest(const std::string& oid, const std::string& path, const std::string& where) {
+  const ContentDigest digest = parse_digest(oid);
+  if (!oid.empty() && !digest.known())
+    fail("{}: refused, the digest of '{}' is '{}', neither SHA-256 nor git's SHA-1", where, path, oid);
+  return digest;
+}
+
 RemoteFile file_of(const nlohmann::json& entry, const std::string& where) {
   RemoteFile file;
   file.path = json_string(entry, "path", where);
   if (const std::string why = path_objection(file.path); !why.empty())
     fail("{}: refused, it lists a file named '{}', which {}", where, file.path, why);
   int64_t size = json_integer(entry, "size", where);
-  file.digest = parse_digest(json_string(entry, "oid", where, ""));
+  std::string oid = json_string(entry, "oid", where, "");
   if (const nlohmann::json* lfs = json_find(entry, "lfs", where)) {
-    file.digest = parse_digest(json_string(*lfs, "oid", where));
+    oid = json_string(*lfs, "oid", where);
     size = json_integer(*lfs, "size", where, size);
   }
   if (size < 0 || static_cast<uint64_t>(size) > kMostFileBytes)
     fail("{}: refused, '{}' is said to have {} bytes", where, file.path, size);
   file.size = static_cast<uint64_t>(size);
+  file.digest = listed_digest(oid, file.path, where);
   return file;
 }
 
@@ -123,7 +134,7 @@ Hub Hub::from_environment() {
 }
 
 HttpRequest Hub::request(const std::string& path) const {
-  return {endpoint + path, token, origin_of(endpoint), 0};
+  return {endpoint + path, token, origin_of(endpoint)};
 }
 
 std::string Repository::resolve_path(const RemoteFile& file) const {
@@ -145,9 +156,8 @@ void expect_repository_name(const std::string& name) {
 std::string path_objection(const std::string& path) {
   if (path.empty()) return "is empty";
   if (path.size() > kMostPathBytes) return "is too long";
-  for (const char c : path)
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f' || c == '\\')
-      return "holds a control character or backslash";
+  if (printable(path) != path) return "holds a control character, or one that turns the direction of writing";
+  if (path.find('\\') != std::string::npos) return "holds a backslash";
   for (size_t begin = 0; begin <= path.size();) {
     const size_t end = std::min(path.find('/', begin), path.size());
     const std::string part = path.substr(begin, end - begin);
@@ -168,9 +178,9 @@ Repository read_repository(HttpClient& http, const Hub& hub, const std::string& 
       get_json(http, hub,
                hub.request(fmt::format("/api/models/{}/revision/{}", name, percent_encoded(revision, false))),
                name, fmt::format("{}, revision {}", where, revision), nullptr);
-  repository.commit = json_string(parse_json(about, where), "sha", where);
-  if (parse_digest(repository.commit).hex.size() != 40)
-    fail("{}: '{}' is no commit", where, repository.commit);
+  const std::string commit = json_string(parse_json(about, where), "sha", where);
+  repository.commit = parse_digest(commit).hex;
+  if (repository.commit.size() != 40) fail("{}: '{}' is no commit", where, commit);
 
   HttpRequest request =
       hub.request(fmt::format("/api/models/{}/tree/{}?recursive=true", name, repository.commit));

@@ -20,6 +20,7 @@ struct Hub {
   std::string endpoint = "https://huggingface.co";
   std::string token;       // empty: none
   double retry_scale = 1;  // of the seconds waited before trying again; tests have no time
+  double answer_seconds = 300;  // for an answer in JSON, however it drips
 
   // HF_ENDPOINT; HF_TOKEN, else the file HF_TOKEN_PATH, else HF_HOME/token, else ~/.cache/huggingface/token.
   // Throws Error for an endpoint that is no URL and a token that is more than one word.
@@ -49,7 +50,7 @@ void expect_repository_name(const std::string& name);
 std::string path_objection(const std::string& path);
 
 // Asks the hub. Throws Error in words for 401, 403 and 404, for answers that are no such JSON, and for
-// hostile file names and sizes. Passing troubles (429, 5xx, dropped connections) are retried.
+// hostile file names, sizes and digests. Passing troubles (429, 5xx, dropped connections) are retried.
 Repository read_repository(HttpClient& http, const Hub& hub, const std::string& name,
                            const std::string& revision);
 

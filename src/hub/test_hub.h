@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
@@ -33,6 +34,10 @@ struct Reply {
   bool counted = true;       // sends Content-Length
   size_t cut = SIZE_MAX;     // bytes of the body after which the connection is dropped
   uint64_t said_length = 0;  // Content-Length of a liar; 0: the truth
+  // After the body, as often, each time after a pause.
+  std::string more = {};
+  size_t times = 0;
+  double pause_seconds = 0;
 };
 
 // Answers one request a connection on a port of its own.
@@ -60,6 +65,7 @@ class LocalServer {
   }
 
   std::string url() const { return fmt::format("http://127.0.0.1:{}", port_); }
+  uint64_t bytes_sent() const { return bytes_sent_; }
   std::vector<HttpRequestSeen> seen() {
     const std::lock_guard lock(mutex_);
     return seen_;
@@ -98,23 +104,34 @@ class LocalServer {
     send_reply(connection, handler_(request));
   }
 
-  static void send_reply(int connection, const Reply& reply) {
+  void send_reply(int connection, const Reply& reply) {
     std::string out = fmt::format("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);
     for (const auto& [name, value] : reply.headers) out += fmt::format("{}: {}\r\n", name, value);
     if (reply.counted)
       out += fmt::format("Content-Length: {}\r\n",
                          reply.said_length > 0 ? reply.said_length : reply.body.size());
-    out += "\r\n" + reply.body.substr(0, reply.cut);
-    for (size_t sent = 0; sent < out.size();) {
-      const ssize_t n = ::send(connection, out.data() + sent, out.size() - sent, MSG_NOSIGNAL);
-      if (n <= 0) return;
-      sent += static_cast<size_t>(n);
+    bool there = send_all(connection, out + "\r\n" + reply.body.substr(0, reply.cut));
+    for (size_t i = 0; i < reply.times && there; ++i) {
+      std::this_thread::sleep_for(std::chrono::duration<double>(reply.pause_seconds));
+      there = send_all(connection, reply.more);
     }
+  }
+
+  // False: nobody listens any more.
+  bool send_all(int connection, std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t n = ::send(connection, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (n <= 0) return false;
+      bytes.remove_prefix(static_cast<size_t>(n));
+      bytes_sent_ += static_cast<uint64_t>(n);
+    }
+    return true;
   }
 
   Handler handler_;
   int socket_;
   uint16_t port_ = 0;
+  std::atomic<uint64_t> bytes_sent_ = 0;
   std::mutex mutex_;
   std::vector<HttpRequestSeen> seen_;
   std::thread accepting_;
@@ -142,6 +159,7 @@ class TestHub {
   std::map<std::string, File> files;
   std::string commit = std::string(40, 'a'), token, revision = "main";
   bool with_digests = true;  // in the list
+  std::function<std::string(std::string)> spelled = [](std::string digest) { return digest; };  // in the list
   std::string list_entry;    // JSON appended to the list
   // For requests of a path (of the list: "tree"), one each time.
   void add_fault(const std::string& path, Fault fault) {
@@ -210,9 +228,9 @@ class TestHub {
                           json_quote(path), file.content.size());
       if (with_digests && file.lfs)
         json += fmt::format(", \"oid\": \"{}\", \"lfs\": {{\"oid\": \"{}\", \"size\": {}}}",
-                            std::string(40, 'b'), sha256(file.content), file.content.size());
+                            std::string(40, 'b'), spelled(sha256(file.content)), file.content.size());
       else if (with_digests)
-        json += fmt::format(", \"oid\": \"{}\"", blob_sha1(file.content));
+        json += fmt::format(", \"oid\": \"{}\"", spelled(blob_sha1(file.content)));
       json += "}";
     }
     if (!list_entry.empty() && begin == 0) json += ", " + list_entry;
