@@ -16,19 +16,29 @@
 #include "base/log.h"
 #include "checkpoint/fp8_weights.h"
 #include "checkpoint/safetensors_writer.h"
+#include "models/deepseek/config.h"
 #include "report/progress.h"
 #include "serve/quantize.h"
+#include "serve/weight_plan.h"
 
 namespace moray {
 
 namespace {
+
+// A hub's config and index are read into memory; the largest of models are far smaller.
+std::string read_json_file(const fs::path& path) {
+  constexpr uintmax_t kMost = 64 << 20;
+  if (const uintmax_t bytes = fs::file_size(path); bytes > kMost)
+    fail("{}: has {} bytes, expected at most {}", path.string(), bytes, kMost);
+  return read_file(path);
+}
 
 // The shard of each tensor by the repository's index, where it has one.
 std::optional<std::map<std::string, std::string>> indexed_tensors(const fs::path& originals) {
   const fs::path path = originals / "model.safetensors.index.json";
   if (!fs::exists(path)) return std::nullopt;
   std::map<std::string, std::string> shard_of;
-  const nlohmann::json index = parse_json(read_file(path), path.string());
+  const nlohmann::json index = parse_json(read_json_file(path), path.string());
   for (const auto& [name, shard] : json_object(index, "weight_map", path.string()).items()) {
     if (!shard.is_string()) fail("{}: the shard of '{}' is not a string", path.string(), name);
     shard_of[name] = shard.get<std::string>();
@@ -59,11 +69,50 @@ std::vector<std::string> indexed_shards(const fs::path& originals, const std::ve
   return list;
 }
 
+// Refuses what could not be served as soon as that can be told: by config.json, and by the names of an index.
+void expect_of_use(const fs::path& originals) {
+  const fs::path path = originals / "config.json";
+  if (!fs::exists(path)) fail("the repository has no config.json");
+  const std::string text = read_json_file(path), where = "the repository's config.json";
+  const auto config = deepseek::ModelConfig::from_json(text, where);
+  expect_quantizable(text, where);
+  if (const auto shard_of = indexed_tensors(originals)) {
+    std::set<std::string> names;
+    for (const auto& [name, shard] : *shard_of) names.insert(name);
+    expect_tensor_names(names, config, "the repository's model.safetensors.index.json");
+  }
+}
+
+deepseek::ModelConfig config_in(const fs::path& originals) {
+  const fs::path path = originals / "config.json";
+  return deepseek::ModelConfig::from_json(read_json_file(path), path.string());
+}
+
+// A pull as it is may be meant for another program.
+void warn_if_not_served(const fs::path& config) {
+  try {
+    deepseek::ModelConfig::from_json(read_json_file(config), "its config.json");
+  } catch (const Error& error) {
+    log::warning("moray cannot run this model: {}", error.what());
+  }
+}
+
+void expect_of_model(const SafetensorsFile& shard, const fs::path& originals) {
+  const deepseek::ModelConfig config = config_in(originals);
+  expect_tensors_of_model(shard, config);
+  // Where there is no index to tell it by, one file is all there is; its original is not to go first.
+  if (shard.path().filename() != "model.safetensors" || indexed_tensors(originals)) return;
+  std::set<std::string> names;
+  for (const StoredTensor& tensor : shard.tensors()) names.insert(tensor.name);
+  expect_tensor_names(names, config, shard.path().string());
+}
+
 void convert_shard(Exec& exec, IntFormat format, const fs::path& originals, const std::string& shard,
                    const fs::path& into) {
   std::vector<SafetensorsFile> files;
   for (const std::string& name : shards_for(originals, shard)) files.emplace_back(originals / name);
   const auto own = std::ranges::find(files, originals / shard, &SafetensorsFile::path);
+  expect_of_model(*own, originals);
   quantize_shard(exec, *own, files, format, into);
 }
 
@@ -73,11 +122,7 @@ hub::Conversion quantization(Exec& exec, IntFormat format) {
   return {
       std::string(int_format_name(format)),
       least,
-      [](const fs::path& originals) {
-        const fs::path path = originals / "config.json";
-        if (!fs::exists(path)) fail("the repository has no config.json");
-        expect_quantizable(read_file(path), "the repository's config.json");
-      },
+      expect_of_use,
       shards_for,
       [&exec, format](const fs::path& originals, const std::string& shard, const fs::path& into) {
         convert_shard(exec, format, originals, shard, into);
@@ -87,8 +132,9 @@ hub::Conversion quantization(Exec& exec, IntFormat format) {
         for (const std::string& shard : shards)  // a reader of the folder would not look at it either
           if (std::ranges::find(indexed, shard) == indexed.end()) fs::remove(folder / shard);
         write_safetensors_index(folder, indexed);
+        plan_weights(SafetensorsFolder(folder), config_in(originals), false);  // all that serving needs
         write_file_atomically(folder / "config.json",
-                              with_int_format(read_file(originals / "config.json"), format));
+                              with_int_format(read_json_file(originals / "config.json"), format));
       }};
 }
 
@@ -110,6 +156,8 @@ int run_pull(const PullCommandOptions& options) {
     pull.conversion = &*conversion;
     if (options.output.empty()) pull.output += "-" + options.quantize;
   }
+
+  pull.on_config = warn_if_not_served;
 
   std::unique_ptr<Progress> progress;
   const hub::PullSummary summary =

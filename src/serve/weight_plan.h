@@ -2,6 +2,8 @@
 // read.
 #pragma once
 
+#include <set>
+
 #include "checkpoint/safetensors.h"
 #include "models/deepseek/model.h"
 
@@ -29,5 +31,12 @@ struct WeightPlan {
 // Throws Error naming the tensors that are missing, extra, of a wrong shape or of a type that cannot be
 // served. MTP modules (and their copies of embedding and head) are left out unless `with_mtp`.
 WeightPlan plan_weights(const SafetensorsFolder& folder, const deepseek::ModelConfig& config, bool with_mtp);
+
+// The same without MTP modules of unquantized weights that are not all there yet, as far as it can be told.
+// Both throw Error: the first, beginning with `where`, for names of an index that lack parts of the model or
+// belong to none; the second for tensors of one shard that belong to none or have another shape.
+void expect_tensor_names(const std::set<std::string>& names, const deepseek::ModelConfig& config,
+                         const std::string& where);
+void expect_tensors_of_model(const SafetensorsFile& shard, const deepseek::ModelConfig& config);
 
 }  // namespace moray

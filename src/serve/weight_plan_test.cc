@@ -67,6 +67,56 @@ TEST(WeightPlan, NamesWhatDoesNotFit) {
   EXPECT_NE(layer.find(expert + "' is missing"), std::string::npos) << layer;
 }
 
+deepseek::ModelConfig golden_config() {
+  return deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config");
+}
+
+TEST(WeightPlan, NamesOfAnIndexAreComparedBeforeAnyShardComes) {
+  const auto refusal = [](const std::function<void(std::set<std::string>&)>& edit, const auto& config) {
+    const SafetensorsFile file(kGolden / "model.safetensors");
+    std::set<std::string> names;
+    for (const StoredTensor& tensor : file.tensors()) names.insert(tensor.name);
+    edit(names);
+    return test::error_of([&] { expect_tensor_names(names, config, "index"); });
+  };
+  const deepseek::ModelConfig config = golden_config();
+  const std::string expert = "model.layers.1.mlp.experts.3.up_proj.weight",
+                    says = "index: the tensors do not fit config.json: ";
+  EXPECT_EQ(refusal([](auto&) {}, config), "no error");
+  EXPECT_EQ(refusal([&](auto& names) { names.erase(expert); }, config), says + "'" + expert + "' is missing");
+  for (const char* foreign :
+       {"model.layers.1.mlp.experts.03.up_proj.weight", "model.layers.1.mlp.experts.99.up_proj.weight",
+        "model.layers.1.mlp.experts.{}.up_proj.weight", "model.layers.1.mlp.experts.", "spare"})
+    EXPECT_EQ(refusal([&](auto& names) { names.insert(foreign); }, config),
+              says + "'" + foreign + "' belongs to no part of the model");
+  // Without MTP modules it can be served; a config that speaks of billions of experts is soon known.
+  const std::string mtp = fmt::format("model.layers.{}.", config.num_hidden_layers);
+  EXPECT_EQ(
+      refusal([&](auto& names) { std::erase_if(names, [&](auto& name) { return name.starts_with(mtp); }); },
+              config),
+      "no error");
+  deepseek::ModelConfig huge = config;
+  huge.n_routed_experts = 1'000'000'000;
+  const std::string message = refusal([](auto&) {}, huge);
+  EXPECT_NE(message.find("' is missing; and more"), std::string::npos) << message;
+}
+
+TEST(WeightPlan, TensorsOfAShardAreCompared) {
+  const SafetensorsFile file(kGolden / "model.safetensors");
+  const auto refusal = [&](const auto& config) {
+    return test::error_of([&] { expect_tensors_of_model(file, config); });
+  };
+  deepseek::ModelConfig config = golden_config();
+  EXPECT_EQ(refusal(config), "no error");
+  config.hidden_size += 4;
+  EXPECT_NE(refusal(config).find("is [36], expected [40]"), std::string::npos) << refusal(config);
+  config = golden_config();
+  config.n_routed_experts = 8;
+  EXPECT_NE(refusal(config).find("mlp.experts.10.down_proj.weight_scale_inv' belongs to no part"),
+            std::string::npos)
+      << refusal(config);
+}
+
 TEST(WeightPlan, MemoryIsComparedBeforeLoading) {
   const WeightPlan plan =
       plan_weights(SafetensorsFolder(kGolden),

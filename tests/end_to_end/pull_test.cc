@@ -2,8 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <functional>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/safetensors_writer.h"
 #include "hub/test_hub.h"
 #include "workshop.h"
 
@@ -94,6 +98,66 @@ TEST(PullCommand, QuantizesWhatComes) {
   EXPECT_EQ(moray(packed).out, first);
   EXPECT_EQ(eval(scratch / "pulled"), first);
   expect_refusal(moray({"quantize", scratch / "pulled", scratch / "again"}), {"quantized already"});
+}
+
+// Gigabytes are not fetched, nor originals thrown away, for what cannot be served afterwards.
+TEST(PullCommand, WhatCannotBeServedIsNotQuantized) {
+  const ScratchFolder scratch;
+  int pulls = 0;
+  const auto quantizing = [&](const std::function<void(TestHub&)>& edit, bool before_shards) {
+    TestHub hub;
+    offer_trained_model(hub);
+    edit(hub);
+    Invocation invocation = pull_from(hub, scratch / std::to_string(++pulls));
+    invocation.arguments.insert(invocation.arguments.end(), {"--quantize", "8bit"});
+    const Outcome outcome = moray(invocation);
+    const fs::path original = scratch / fmt::format("{}.part/.originals/model.safetensors", pulls);
+    EXPECT_EQ(fs::exists(original), !before_shards);
+    EXPECT_EQ(hub.storage().seen().empty(), before_shards);
+    return outcome;
+  };
+  const auto with_config = [](const std::string& key, const nlohmann::json& value) {
+    return [key, value](TestHub& hub) {
+      std::string& text = hub.files["config.json"].content;
+      nlohmann::json config = nlohmann::json::parse(text);
+      config[key] = value;
+      text = config.dump();
+    };
+  };
+  const auto without_norm = [&](TestHub& hub) {
+    const SafetensorsFile whole(trained_model() / "model.safetensors");
+    std::vector<TensorToWrite> list;
+    for (const StoredTensor& tensor : whole.tensors())
+      if (tensor.name != "model.norm.weight")
+        list.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes()});
+    write_safetensors(scratch / "lacking", list,
+                      [&](size_t i) { return whole.bytes(*whole.find(list[i].name)); });
+    hub.files["model.safetensors"].content = read_file(scratch / "lacking");
+  };
+  expect_refusal(quantizing(with_config("model_type", "llama"), true), {"model_type is 'llama'"});
+  expect_refusal(quantizing(with_config("model_type", "deepseek_v32"), true), {"sparse attention"});
+  expect_refusal(quantizing(with_config("hidden_size", 256), false),
+                 {"the tensors do not fit config.json", "expected"});
+  expect_refusal(quantizing(without_norm, false), {"'model.norm.weight' is missing"});
+  expect_refusal(quantizing(
+                     [](TestHub& hub) {
+                       hub.files["model.safetensors.index.json"] = {
+                           R"({"weight_map": {"spare.weight": "model.safetensors"}})"};
+                     },
+                     true),
+                 {"model.safetensors.index.json: the tensors do not fit", "'lm_head.weight' is missing"});
+}
+
+// As it is it may be meant for another program.
+TEST(PullCommand, WarnsOfAFamilyThatIsNotServed) {
+  TestHub hub;
+  hub.files = {{"config.json", {R"({"model_type": "llama"})"}}, {"model.safetensors", {"weights", true}}};
+  const ScratchFolder scratch;
+  const Outcome outcome = moray(pull_from(hub, scratch / "model"));
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("warning: moray cannot run this model: its config.json: model_type is 'llama'"),
+            std::string::npos)
+      << outcome.err;
 }
 
 TEST(PullCommand, RefusalsAreOneLine) {
