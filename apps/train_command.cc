@@ -38,7 +38,8 @@ int run_train(const TrainOptions& options) {
     if (summary.validation_loss) fmt::print("validation loss {:.6f}\n", *summary.validation_loss);
     fmt::print("checkpoint {}\nreport {}\n", summary.checkpoint.string(), (folder / "report.html").string());
     if (summary.interrupted)
-      fmt::print("go on with: moray train {} --run {} --resume\n", options.recipe, folder.string());
+      // The run's own recipe has what --set changed.
+      fmt::print("go on with: moray train {0}/recipe.toml --run {0} --resume\n", folder.string());
   }
   flush_output();
   if (!summary.interrupted)

@@ -50,8 +50,7 @@ TEST(ChatTemplate, RendersAsThePublishedOnes) {
   EXPECT_EQ(count, 57);
 }
 
-// Transcribed from public renderings of Kimi-K2's latest template and of V3.1's model card: their files were
-// not at hand.
+// Transcribed from public renderings of Kimi-K2's latest template and of V3.1's model card.
 TEST(ChatTemplate, ToolsOfKimiAndV31) {
   const Conversation tools = conversation(R"({"messages": [
       {"role": "user", "name": "ann", "content": "Weather?"},

@@ -141,7 +141,8 @@ TEST_P(Signals, SaveAndGoOn) {
   EXPECT_EQ(steps, std::to_string(lines_of(read_file(run / "metrics.jsonl")).size()));
   EXPECT_LT(std::stoi(steps), 200) << "ended by itself";
 
-  const Outcome resumed = moray(resuming(workshop.train(run, kLongRun)));
+  // As the interrupted run says: its own recipe has the settings.
+  const Outcome resumed = moray({"train", run / "recipe.toml", "--run", run, "--resume", "--json"});
   const Outcome undisturbed = moray(workshop.train(scratch / "undisturbed", kLongRun));
   ASSERT_EQ(resumed.status, 0) << resumed.err;
   EXPECT_EQ(json_value(resumed.out, "loss_bits"), json_value(undisturbed.out, "loss_bits"));
