@@ -21,6 +21,10 @@ double yarn_mscale(double factor, double mscale) {
   return factor <= 1 ? 1.0 : 0.1 * mscale * portable::log(factor) + 1;
 }
 
+double yarn_amplitude(const YarnConfig& yarn) {
+  return yarn_mscale(yarn.factor, yarn.mscale) / yarn_mscale(yarn.factor, yarn.mscale_all_dim);
+}
+
 std::vector<double> rope_frequencies(int64_t rope_dim, double theta, const std::optional<YarnConfig>& yarn) {
   const auto dim = static_cast<double>(rope_dim);
   std::vector<double> frequencies(static_cast<size_t>(rope_dim / 2));
@@ -40,8 +44,7 @@ std::vector<double> rope_frequencies(int64_t rope_dim, double theta, const std::
 RopeTable make_rope_table(const Exec& exec, int64_t positions, int64_t rope_dim, double theta,
                           const std::optional<YarnConfig>& yarn) {
   const std::vector<double> frequencies = rope_frequencies(rope_dim, theta, yarn);
-  const double amplitude =
-      yarn ? yarn_mscale(yarn->factor, yarn->mscale) / yarn_mscale(yarn->factor, yarn->mscale_all_dim) : 1.0;
+  const double amplitude = yarn ? yarn_amplitude(*yarn) : 1.0;
   RopeTable table{exec.empty_wide({positions, rope_dim / 2}), exec.empty_wide({positions, rope_dim / 2})};
   const auto fill = [&]<class T>(T* cos, T* sin) {
     for (int64_t position = 0; position < positions; ++position)

@@ -18,6 +18,9 @@ struct YarnConfig {
 // 0.1 · mscale · ln(factor) + 1 (1 when factor ≤ 1)
 double yarn_mscale(double factor, double mscale);
 
+// What cos and sin are multiplied with: yarn_mscale of mscale over that of mscale_all_dim.
+double yarn_amplitude(const YarnConfig&);
+
 // The angle a position adds to each pair: theta^(−2j/d), for YaRN blended with its 1/factor between the
 // dimensions that turn beta_fast and beta_slow times over the original context.
 std::vector<double> rope_frequencies(int64_t rope_dim, double theta, const std::optional<YarnConfig>&);

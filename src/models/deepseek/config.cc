@@ -42,12 +42,35 @@ struct JsonObject {
     if (!object.contains(key)) fail("{}: '{}' is missing", source, key);
     return get<T>(key, T{});
   }
+  // That a key, where there is one, changes nothing.
+  template <class T>
+  void expect(const char* key, T known) const {
+    if (get<T>(key, known) != known)
+      fail("{}: '{}' is {}, only {} is known", source, key, object.at(key).dump(), known);
+  }
+  void expect_none(const char* key) const {
+    if (const auto found = object.find(key); found != object.end() && !found->is_null())
+      fail("{}: '{}' is {}, only null is known", source, key, found->dump());
+  }
 };
 
-std::optional<YarnConfig> yarn_from_json(const JsonObject& json) {
-  const std::string type = json.get<std::string>("type", json.get<std::string>("rope_type", "yarn"));
-  if (type == "default") return std::nullopt;
-  if (type != "yarn") fail("{}: rope_scaling type is '{}', only 'yarn' is known", json.source, type);
+// "type", or "rope_type" as newer files have it. Some have both, and programs disagree about which counts.
+std::string rope_type_of(const JsonObject& json) {
+  const auto type = json.get<std::string>("type", ""), newer = json.get<std::string>("rope_type", type);
+  if (!type.empty() && newer != type)
+    fail("{}: 'type' is '{}', but 'rope_type' is '{}'", json.source, type, newer);
+  return newer;
+}
+
+// A factor on cos and sin in place of the one that follows from mscale and mscale_all_dim.
+void expect_attention_factor(const JsonObject& json, const YarnConfig& yarn) {
+  const double known = yarn_amplitude(yarn), given = json.get<double>("attention_factor", known);
+  if (!(std::abs(given - known) <= 1e-6 * known))
+    fail("{}: 'attention_factor' is {}, only what mscale and mscale_all_dim give is known, {:.7g}",
+         json.source, json.object.at("attention_factor").dump(), known);
+}
+
+YarnConfig yarn_from_json(const JsonObject& json) {
   YarnConfig yarn;
   yarn.factor = json.require<double>("factor");
   yarn.beta_fast = json.get<double>("beta_fast", 32);
@@ -55,18 +78,32 @@ std::optional<YarnConfig> yarn_from_json(const JsonObject& json) {
   yarn.mscale = json.get<double>("mscale", 1);
   yarn.mscale_all_dim = json.get<double>("mscale_all_dim", 0);
   yarn.original_max_position_embeddings = json.get<int64_t>("original_max_position_embeddings", 4096);
+  expect_attention_factor(json, yarn);
+  json.expect("truncate", true);
   return yarn;
+}
+
+// rope_scaling, or rope_parameters, which hold rope_theta too and may be plain RoPE's, with a type or without.
+std::optional<YarnConfig> rope_from_json(const JsonObject& json) {
+  json.expect("partial_rotary_factor", 1.0);
+  const bool plain = json.object.contains("rope_theta") && !json.object.contains("factor");
+  const std::string type = rope_type_of(json);
+  if (type == "default" || (type.empty() && plain)) return std::nullopt;
+  if (type.empty()) fail("{}: 'type' is missing", json.source);
+  if (type != "yarn") fail("{}: its type is '{}', only 'yarn' is known", json.source, type);
+  return yarn_from_json(json);
 }
 
 // What this code has no arithmetic for is refused by its name.
 void refuse_unknown_arithmetic(const JsonObject& json) {
-  const auto expect = [&]<class T>(const char* key, T expected) {
-    if (json.get<T>(key, expected) != expected)
-      fail("{}: '{}' is {}, only {} is known", json.source, key, json.object.at(key).dump(), expected);
-  };
-  expect("attention_bias", false);
-  expect("moe_layer_freq", int64_t{1});
-  expect("rope_interleave", true);
+  json.expect("attention_bias", false);
+  json.expect("mlp_bias", false);
+  json.expect("moe_layer_freq", int64_t{1});
+  json.expect("rope_interleave", true);
+  json.expect("partial_rotary_factor", 1.0);
+  for (const char* key :
+       {"sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "swiglu_limit"})
+    json.expect_none(key);
   if (json.object.contains("index_topk") || json.object.contains("index_n_heads"))
     fail("{}: sparse attention (DeepSeek-V3.2) is not supported; V3.1 is the latest of the family that is",
          json.source);
@@ -115,8 +152,7 @@ void read_rope(const JsonObject& json, ModelConfig& model) {
     if (!found->is_object()) fail("{}: {} is no object", json.source, key);
     const JsonObject rope{*found, json.source + ": " + key};
     model.rope_theta = rope.get<double>("rope_theta", model.rope_theta);
-    if (found->contains("factor") || !found->contains("rope_theta"))
-      model.rope_scaling = yarn_from_json(rope);
+    if (const auto yarn = rope_from_json(rope)) model.rope_scaling = yarn;
   }
 }
 

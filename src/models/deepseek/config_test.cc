@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
+#include "base/files.h"
 #include "models/deepseek/model.h"
 
 namespace moray::deepseek {
@@ -79,6 +82,99 @@ TEST(Config, RefusesWhatCannotBe) {
   refuse("\"vocab_size\": 129280", "\"vocab_size\": \"many\"");
   EXPECT_THROW(ModelConfig::from_json("{", "config.json"), Error);
   EXPECT_THROW(ModelConfig::from_json("[]", "config.json"), Error);
+}
+
+using json = nlohmann::ordered_json;
+
+json v3_json() {
+  return json::parse(read("v3.toml").to_json("bfloat16", 0, 1));
+}
+
+ModelConfig of_json(const json& config) {
+  return ModelConfig::from_json(config.dump(), "config.json");
+}
+
+void expect_refusal(const json& config, const std::string& fragment) {
+  try {
+    of_json(config);
+    ADD_FAILURE() << "not refused: " << fragment;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(fragment), std::string::npos)
+        << error.what() << "; " << fragment;
+  }
+}
+
+// Keys of other models, and of these by other people: none is ignored where it changes what is computed.
+TEST(Config, RefusesArithmeticItDoesNotKnow) {
+  constexpr std::pair<const char*, const char*> kKeys[] = {
+      {"attention_bias", "true"},   {"mlp_bias", "true"},
+      {"rope_interleave", "false"}, {"partial_rotary_factor", "0.5"},
+      {"sliding_window", "4096"},   {"final_logit_softcapping", "30.0"},
+      {"swiglu_limit", "10.0"},     {"attn_logit_softcapping", "50.0"},
+      {"moe_layer_freq", "2"},      {"tie_word_embeddings", "true"},
+      {"hidden_act", "\"gelu\""}};
+  for (const auto& [key, value] : kKeys) {
+    json config = v3_json();
+    config[key] = json::parse(value);
+    expect_refusal(config, key);
+    config[key] = nullptr;
+    of_json(config);
+  }
+  json neutral = v3_json();
+  neutral.update({{"mlp_bias", false}, {"partial_rotary_factor", 1.0}, {"rope_interleave", true}});
+  of_json(neutral);
+}
+
+TEST(Config, RefusesRotationsItDoesNotKnow) {
+  const auto with = [](const json& changes) {
+    json config = v3_json();
+    config["rope_scaling"].update(changes);
+    return config;
+  };
+  expect_refusal(with({{"rope_type", "linear"}}), "'rope_type' is 'linear'");
+  expect_refusal(with({{"type", "linear"}}), "'linear'");
+  expect_refusal(with({{"attention_factor", 1.2}}), "attention_factor");
+  expect_refusal(with({{"truncate", false}}), "truncate");
+  expect_refusal(with({{"partial_rotary_factor", 0.5}}), "partial_rotary_factor");
+  json untyped = v3_json();
+  untyped["rope_scaling"].erase("type");
+  expect_refusal(untyped, "'type' is missing");
+  for (const json& same :
+       {json{{"rope_type", "yarn"}}, json{{"attention_factor", 1.0}, {"truncate", true}},
+        json{{"attention_factor", nullptr}, {"truncate", nullptr}, {"partial_rotary_factor", 1.0}}})
+    EXPECT_EQ(of_json(with(same)).to_json("bfloat16", 0, 1), v3_json().dump(2) + "\n") << same;
+}
+
+// What newer files have in the place of rope_theta and rope_scaling; with a factor or without.
+TEST(Config, RopeParameters) {
+  const auto with = [](json parameters) {
+    json config = v3_json();
+    parameters["rope_theta"] = 50000.0;
+    config.erase("rope_theta");
+    config.erase("rope_scaling");
+    config["rope_parameters"] = std::move(parameters);
+    return config;
+  };
+  EXPECT_EQ(of_json(with(v3_json()["rope_scaling"])).rope_scaling->factor, 40);
+  for (const json& plain : {json::object(), json{{"rope_type", "default"}}, json{{"type", "default"}}}) {
+    EXPECT_FALSE(of_json(with(plain)).rope_scaling) << plain;
+    EXPECT_EQ(of_json(with(plain)).rope_theta, 50000) << plain;
+  }
+  for (const char* type : {"longrope", "dynamic", "linear", "llama3"}) {
+    expect_refusal(with({{"rope_type", type}}), type);
+    expect_refusal(with({{"rope_type", type}, {"factor", 4.0}}), type);
+  }
+  expect_refusal(with({{"rope_type", "yarn"}}), "'factor' is missing");
+  expect_refusal(with({{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}), "partial_rotary_factor");
+}
+
+TEST(Config, ReadsPublishedFiles) {
+  int files = 0;
+  for (const auto& file : fs::directory_iterator(fs::path(MORAY_SOURCE_DIR) / "tests/published/configs")) {
+    EXPECT_NO_THROW(ModelConfig::from_json(read_file(file.path()), file.path())) << file.path();
+    ++files;
+  }
+  EXPECT_EQ(files, 6);
 }
 
 }  // namespace
