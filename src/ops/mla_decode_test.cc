@@ -5,7 +5,6 @@
 
 #include <cstring>
 
-#include "backend/cpu/register.h"
 #include "base/random.h"
 #include "ops/tolerances.h"
 #include "tests/support/weight_cases.h"
@@ -126,14 +125,10 @@ TEST_P(MlaAbsorb, HasTheReferencesBitsOnEveryInstructionSet) {
     mla_absorb(bench.exec, bench.normal("q", {c.tokens, c.shape.q_width()}), kv_b, c.shape, q_latent);
     return NamedOutputs{{"q_latent", q_latent}};
   };
-  const std::string before = cpu::simd_name();
-  for (const char* simd : {"avx2", "avx512"})
-    if (cpu::force_simd(simd)) {
-      SCOPED_TRACE(simd);
-      expect_reference_bits(absorbed);
-      expect_same_bits_on_threads(absorbed);
-    }
-  cpu::force_simd(before.c_str());
+  on_every_instruction_set([&] {
+    expect_reference_bits(absorbed);
+    expect_same_bits_on_threads(absorbed);
+  });
 }
 
 std::vector<AbsorbCase> absorb_cases() {

@@ -31,7 +31,7 @@ Tensor bytes_of(Workbench& bench, const Json& rows, DType dtype) {
   return tensor;
 }
 
-TEST(WeightMatmulGolden, IntegerProducts) {
+void expect_golden_products() {
   const Json golden = Json::parse(read_file(fs::path(MORAY_SOURCE_DIR) / "tests/golden/int_rows/products.json"));
   for (const Device device : {Device::reference, Device::cpu})
     for (const char* format : {"8bit", "4bit"}) {
@@ -47,6 +47,10 @@ TEST(WeightMatmulGolden, IntegerProducts) {
         EXPECT_EQ(std::bit_cast<uint32_t>(y.data<float>()[i]), std::bit_cast<uint32_t>(exact.data<float>()[i]))
             << format << " on " << device_name(device) << ", " << i;
     }
+}
+
+TEST(WeightMatmulGolden, IntegerProducts) {
+  on_every_instruction_set(expect_golden_products);
 }
 
 }  // namespace

@@ -22,18 +22,20 @@ Tensor product(Workbench& bench, const WeightCase& c) {
   return y;
 }
 
+NamedOutputs product_of_case(Workbench& bench) {
+  return {{"y", product(bench, WeightMatmul::GetParam())}};
+}
+
 TEST_P(WeightMatmul, AgreesWithReference) {
-  expect_close(tolerance::kMatmul,
-               [](Workbench& bench) { return NamedOutputs{{"y", product(bench, GetParam())}}; });
+  on_every_instruction_set([] { expect_close(tolerance::kMatmul, product_of_case); });
 }
 
 TEST_P(WeightMatmul, HasTheReferencesBits) {
-  expect_reference_bits([](Workbench& bench) { return NamedOutputs{{"y", product(bench, GetParam())}}; });
+  on_every_instruction_set([] { expect_reference_bits(product_of_case); });
 }
 
 TEST_P(WeightMatmul, DoesNotDependOnThreads) {
-  expect_same_bits_on_threads(
-      [](Workbench& bench) { return NamedOutputs{{"y", product(bench, GetParam())}}; });
+  on_every_instruction_set([] { expect_same_bits_on_threads(product_of_case); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, WeightMatmul,
@@ -67,8 +69,7 @@ INSTANTIATE_TEST_SUITE_P(Panels, WeightMatmul,
                                          panels(DType::u8, 1, 448, 48, 32), panels(DType::u8, 3, 64, 80),
                                          panels(DType::u8, 29, 320, 112)));
 
-// One row or many, alone or in company, in rows or panels: the same bits, those of matmul_forward.
-TEST(WeightMatmul, RowsDoNotDependOnEachOther) {
+void expect_independent_rows() {
   for (DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3, DType::i8, DType::u8}) {
     Workbench bench(Device::cpu, DType::f32, 2);
     const WeightCase c{dtype, 50, 256, 160};
@@ -97,8 +98,12 @@ TEST(WeightMatmul, RowsDoNotDependOnEachOther) {
   }
 }
 
-// By hand: integers 1 and scale 2 against x whose codes are known.
-TEST(WeightMatmul, IntegerProductsAreWhatTheyAreSaidToBe) {
+// One row or many, alone or in company, in rows or panels: the same bits, those of matmul_forward.
+TEST(WeightMatmul, RowsDoNotDependOnEachOther) {
+  on_every_instruction_set(expect_independent_rows);
+}
+
+void expect_products_by_hand() {
   for (Device device : {Device::reference, Device::cpu})
     for (bool bytes : {true, false}) {
       Workbench bench(device, DType::f32, 2);
@@ -123,6 +128,11 @@ TEST(WeightMatmul, IntegerProductsAreWhatTheyAreSaidToBe) {
       EXPECT_TRUE(std::isnan(y.data<float>()[1]));
       EXPECT_EQ(y.data<float>()[2], 0);
     }
+}
+
+// By hand: integers 1 and scale 2 against x whose codes are known.
+TEST(WeightMatmul, IntegerProductsAreWhatTheyAreSaidToBe) {
+  on_every_instruction_set(expect_products_by_hand);
 }
 
 }  // namespace

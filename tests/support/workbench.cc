@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/cpu/register.h"
 #include "backend/register.h"
 #include "base/random.h"
 
@@ -173,6 +174,21 @@ void expect_reference_bits(const OpCase& op) {
 void expect_reference_bf16_bits(const OpCase& op) {
   expect_equal_bits(run(op, Device::cpu, DType::bf16, 2), run(op, Device::reference, DType::bf16, 1),
                     "cpu in bf16");
+}
+
+void on_every_instruction_set(const std::function<void()>& test) {
+  const std::string before = cpu::simd_name();
+  bool all = true;
+  for (const char* simd : {"avx2", "avx512"}) {
+    if (!cpu::force_simd(simd)) {
+      all = false;
+      continue;
+    }
+    SCOPED_TRACE(simd);
+    test();
+  }
+  cpu::force_simd(before.c_str());
+  if (!all) GTEST_SKIP() << "this machine has no AVX-512; with AVX2 the test was run";
 }
 
 double dot(const Tensor& a, const Tensor& b) {

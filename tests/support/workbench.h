@@ -58,6 +58,10 @@ void expect_close_bf16(double tolerance, const OpCase& op);
 void expect_same_bf16_bits_on_threads(const OpCase& op);
 void expect_reference_bf16_bits(const OpCase& op);
 
+// test() with AVX2's kernels, then with AVX-512's. A machine without those skips the test after the first, so
+// that it is seen.
+void on_every_instruction_set(const std::function<void()>& test);
+
 // Σ a·b, the loss whose gradient with respect to a is b. f64.
 double dot(const Tensor& a, const Tensor& b);
 
