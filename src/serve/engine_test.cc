@@ -5,11 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "backend/register.h"
 #include "base/random.h"
 #include "ops/cross_entropy.h"
+#include "ops/embedding.h"
 #include "serve/random_model.h"
 #include "serve/serving_need.h"
 
@@ -155,10 +157,38 @@ TEST_P(EngineMtp, Logits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, EngineGolden,
-                         testing::Values("v2-lite-f32", "v2-lite-bf16", "v2-bf16", "v3-f32", "v3-bf16", "v3-fp8",
-                                         "moonlight-bf16", "kimi-k2-fp8"));
+                         testing::Values("v2-lite-f32", "v2-lite-bf16", "v2-lite-fp8", "v2-f32", "v2-bf16",
+                                         "v2-fp8", "v3-f32", "v3-bf16", "v3-fp8", "moonlight-f32",
+                                         "moonlight-bf16", "moonlight-fp8", "kimi-k2-f32", "kimi-k2-bf16",
+                                         "kimi-k2-fp8"));
 
 INSTANTIATE_TEST_SUITE_P(Families, EngineMtp, testing::Values("v3-f32", "v3-bf16", "v3-fp8"));
+
+// The goldens tell rms_norm_eps, here 1e-5, from the 1e-6 of the norms of latents.
+TEST(Goldens, SeeTheEpsOfEveryNorm) {
+  for (const char* name : {"moonlight-f32", "kimi-k2-f32"}) {
+    const Golden golden(name);
+    Machine machine;
+    const auto error_with = [&](const std::function<void(deepseek::Block&)>& change) {
+      ServedModel served = golden.load(machine.exec);
+      std::ranges::for_each(served.model.layers, change);
+      Engine engine(machine.exec, served, {.cache_dtype = DType::f32});
+      Tensor states;
+      engine.append_prompt(golden.all_ids(), [&](int64_t, const Tensor& all) { states = all; });
+      return logit_error(golden.expected["logits"], engine.logits(states), 0);
+    };
+    const double tolerance = golden.expected["tolerance"];
+    EXPECT_LT(error_with([](deepseek::Block&) {}), tolerance) << name;
+    EXPECT_GT(error_with([](deepseek::Block& b) { b.input_layernorm.eps = 1e-6; }), 2 * tolerance) << name;
+    EXPECT_GT(error_with([](deepseek::Block& b) { b.input_layernorm.eps = 1e-4; }), 10 * tolerance) << name;
+    EXPECT_GT(error_with([](deepseek::Block& b) { b.self_attn.kv_a_layernorm.eps = 1e-5; }), 2 * tolerance)
+        << name;
+    if (golden.config.q_lora_rank > 0) {
+      EXPECT_GT(error_with([](deepseek::Block& b) { b.self_attn.q_a_layernorm.eps = 1e-5; }), 2 * tolerance)
+          << name;
+    }
+  }
+}
 
 deepseek::ModelConfig small_config() {
   deepseek::ModelConfig config = Golden("v3-f32").config;
@@ -178,33 +208,77 @@ std::vector<int32_t> random_ids(int64_t count, int64_t vocabulary) {
   return ids;
 }
 
+// The experts of each MoE layer, token after token, of an engine's calls: each call has all layers.
+using ExpertsOfLayers = std::vector<std::vector<int32_t>>;
+
+ExpertsOfLayers by_layer(const ChosenExperts& calls, const deepseek::ModelConfig& config) {
+  ExpertsOfLayers layers(static_cast<size_t>(config.num_hidden_layers - config.first_k_dense_replace));
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const std::span<const int32_t> ids = calls[i].span<int32_t>();
+    layers[i % layers.size()].insert(layers[i % layers.size()].end(), ids.begin(), ids.end());
+  }
+  return layers;
+}
+
+// A sequence as training computes it: states, the log probability of each next token, experts.
+struct Trained {
+  Tensor states_TD;
+  std::vector<float> logprobs;
+  ExpertsOfLayers experts;
+
+  Trained(Exec& exec, const deepseek::Model& model, std::span<const int32_t> ids) {
+    const auto count = static_cast<int64_t>(ids.size()) - 1;
+    const Tensor ids_T = exec.empty_i32({count}), targets_T = exec.empty_i32({count}),
+                 loss_T = exec.empty({count});
+    std::copy_n(ids.begin(), count, ids_T.data<int32_t>());
+    std::copy_n(ids.begin() + 1, count, targets_T.data<int32_t>());
+    const SampleRows rows{.samples = 1, .rows_per_sample = count};
+    const RopeTable rope = deepseek::make_rope_table(exec, model.config, count);
+    states_TD = deepseek::hidden_states(exec, model, ids_T, rows, rope);
+    cross_entropy_forward(exec, states_TD, model.lm_head_VD, targets_T, loss_T);
+    for (float loss : loss_T.span<float>()) logprobs.push_back(-loss);
+    choose(exec, model, ids_T, {rows, {1, count, {}}, rope});
+  }
+  void choose(Exec& exec, const deepseek::Model& model, const Tensor& ids_T, const LayerContext& context) {
+    Tensor x_TD = exec.empty({ids_T.extent(0), model.config.hidden_size});
+    embedding_forward(exec, ids_T, model.embed_tokens_VD, x_TD);
+    deepseek::RoutingStats stats;
+    stats.load.resize(static_cast<size_t>(model.config.n_routed_experts));
+    ChosenExperts chosen;
+    for (const deepseek::Block& block : model.layers) {
+      deepseek::Block::Saved saved;
+      x_TD = block.forward(exec, x_TD, context, saved, stats);
+      if (block.is_moe) chosen.push_back(saved.gate.ids_TK);
+    }
+    experts = by_layer(chosen, model.config);
+  }
+};
+
+// Sequences beyond two blocks of 128 positions, in attention and in the head.
+constexpr int64_t kTrainedTokens = 400;
+
 TEST(Engine, PromptsHaveTrainingsBits) {
   Machine machine;
   Exec& exec = machine.exec;
   deepseek::Model model = deepseek::allocate_model(exec, small_config());
   deepseek::initialize(exec, model, 5);
-  const int64_t count = 200;
-  const std::vector<int32_t> ids = random_ids(count + 1, model.config.vocab_size);
-  const Tensor ids_T = exec.empty_i32({count}), targets_T = exec.empty_i32({count});
-  std::copy_n(ids.begin(), count, ids_T.data<int32_t>());
-  std::copy_n(ids.begin() + 1, count, targets_T.data<int32_t>());
-  const RopeTable rope = deepseek::make_rope_table(exec, model.config, count);
-  const Tensor trained = deepseek::hidden_states(exec, model, ids_T, {.samples = 1, .rows_per_sample = count}, rope);
-  const Tensor loss_T = exec.empty({count});
-  cross_entropy_forward(exec, trained, model.lm_head_VD, targets_T, loss_T);
+  const std::vector<int32_t> ids = random_ids(kTrainedTokens + 1, model.config.vocab_size);
+  const Trained trained(exec, model, ids);
 
   const auto expect_trained_bits = [&](const ServedModel& served) {
     Engine engine(exec, served, {.cache_dtype = DType::f32, .chunk_tokens = 77});
+    ChosenExperts chosen;
+    engine.chosen = &chosen;
     std::vector<float> logprobs;
-    engine.append_prompt({ids.data(), static_cast<size_t>(count)}, [&](int64_t first, const Tensor& states) {
+    engine.append_prompt(std::span(ids).first(kTrainedTokens), [&](int64_t first, const Tensor& states) {
       EXPECT_TRUE(std::ranges::equal(states.span<float>(),
-                                     trained.rows(first, first + states.extent(0)).span<float>()));
+                                     trained.states_TD.rows(first, first + states.extent(0)).span<float>()));
       for (float logprob : engine.logprobs(
                states, {ids.data() + first + 1, static_cast<size_t>(states.extent(0))}))
         logprobs.push_back(logprob);
     });
-    for (int64_t t = 0; t < count; ++t)
-      EXPECT_EQ(-logprobs[static_cast<size_t>(t)], loss_T.data<float>()[t]) << t;
+    EXPECT_EQ(logprobs, trained.logprobs);
+    EXPECT_EQ(by_layer(chosen, model.config), trained.experts);
   };
   ServedModel served = serve_trained(model);
   expect_trained_bits(served);
@@ -213,31 +287,28 @@ TEST(Engine, PromptsHaveTrainingsBits) {
   expect_trained_bits(served);
 }
 
-// Numerics, "Training and inference agree": generated tokens within 1e-5 in mean absolute value.
+// Numerics, "Training and inference agree": the same experts, and generated tokens within 1e-5 in mean absolute
+// value.
 TEST(Engine, GeneratedTokensAgreeWithTraining) {
   Machine machine;
   deepseek::Model model = deepseek::allocate_model(machine.exec, small_config());
   deepseek::initialize(machine.exec, model, 6);
+  const std::vector<int32_t> ids = random_ids(kTrainedTokens + 1, model.config.vocab_size);
+  const Trained trained(machine.exec, model, ids);
   const ServedModel served = serve_trained(model);
-  const std::vector<int32_t> ids = random_ids(301, model.config.vocab_size);
-  const auto logprobs = [&](int64_t prompt) {
-    Engine engine(machine.exec, served, {.cache_dtype = DType::f32});
-    std::vector<float> all;
-    engine.append_prompt({ids.data(), static_cast<size_t>(prompt)}, [&](int64_t first, const Tensor& states) {
-      for (float x : engine.logprobs(states, {ids.data() + first + 1, static_cast<size_t>(states.extent(0))}))
-        all.push_back(x);
-    });
-    while (all.size() + 1 < ids.size()) {
-      const Tensor state = engine.append_generated(ids[all.size()]);
-      all.push_back(engine.logprobs(state, {ids.data() + all.size() + 1, 1})[0]);
-    }
-    return all;
-  };
-  const std::vector<float> expanded = logprobs(300), absorbed = logprobs(20);
+  Engine engine(machine.exec, served, {.cache_dtype = DType::f32});
+  ChosenExperts chosen;
+  engine.chosen = &chosen;
+  const size_t prompt = 20;
+  engine.append_prompt(std::span(ids).first(prompt));
   double difference = 0;
-  for (size_t i = 0; i < expanded.size(); ++i) difference += std::abs(expanded[i] - absorbed[i]);
-  EXPECT_LT(difference / static_cast<double>(expanded.size()), 1e-5);
+  for (size_t i = prompt; i < trained.logprobs.size(); ++i) {
+    const Tensor state = engine.append_generated(ids[i]);
+    difference += std::abs(engine.logprobs(state, {ids.data() + i + 1, 1})[0] - trained.logprobs[i]);
+  }
+  EXPECT_LT(difference / static_cast<double>(trained.logprobs.size() - prompt), 1e-5);
   EXPECT_GT(difference, 0);  // the forms do round differently
+  EXPECT_EQ(by_layer(chosen, model.config), trained.experts);
 }
 
 // States of a prompt, then of generated tokens.

@@ -97,8 +97,21 @@ TEST_P(VerifyGolden, Agrees) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, VerifyGolden,
-                         testing::Values("v2-lite-f32", "v2-bf16", "v3-f32", "v3-fp8", "moonlight-bf16",
-                                         "kimi-k2-fp8"));
+                         testing::Values("v2-lite-f32", "v2-lite-fp8", "v2-f32", "v2-bf16", "v2-fp8",
+                                         "v3-f32", "v3-fp8", "moonlight-f32", "moonlight-bf16",
+                                         "moonlight-fp8", "kimi-k2-f32", "kimi-k2-bf16", "kimi-k2-fp8"));
+
+TEST(Verify, NoticesAnotherEps) {
+  for (const char* name : {"moonlight-f32", "kimi-k2-f32"})
+    for (double eps : {1e-6, 1e-4}) {
+      Golden golden(name);
+      const Reference reference = golden.read();
+      json config = json::parse(golden.config);
+      config["rms_norm_eps"] = eps;
+      golden.config = config.dump();
+      EXPECT_FALSE(golden.verify(reference).agrees()) << name << ", " << eps;
+    }
+}
 
 TEST(Verify, NamesTheFirstDifference) {
   const Golden golden("v3-f32");
