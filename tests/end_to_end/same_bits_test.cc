@@ -1,11 +1,22 @@
 // The same recipe gives the same bits on any number of threads, any micro-batch, any instruction set, any
-// locale.
+// locale; the same model, prompt and seed the same tokens on any threads, chunks and instruction set.
 #include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "workshop.h"
 
 namespace moray::test {
 namespace {
+
+constexpr const char* kNoAvx512 = "this machine has no AVX-512; with AVX2 the test was run";
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512cd");
+}
 
 struct Bits {
   std::string loss_bits;
@@ -64,12 +75,8 @@ TEST_P(SameBits, ForAnyMicroBatch) {
 }
 
 TEST_P(SameBits, OnAnyInstructionSet) {
-  std::vector<std::string> sets = {"avx2"};
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512cd"))
-    sets.push_back("avx512");
-  for (const std::string& set : sets) {
+  for (const char* set : {"avx2", "avx512"}) {
+    if (set == std::string("avx512") && !has_avx512()) GTEST_SKIP() << kNoAvx512;
     Invocation invocation = train({});
     invocation.environment = {{"MORAY_SIMD", set}};
     expect_same(bits_of(invocation, scratch_), expected(), set);
@@ -106,6 +113,59 @@ std::string name_of(const testing::TestParamInfo<Settings>& info) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Recipes, SameBits, testing::Values(Settings{}, kNarrow, kGroups, kV2), name_of);
+
+// On random weights: sums of more than two blocks of 128, weights in panels and in rows, rows of 4 bits.
+class GeneratedBits : public testing::TestWithParam<const char*> {
+ protected:
+  GeneratedBits() : model_(scratch_ / "model") {
+    std::vector<std::string> make = {"bench", "make-model", Workshop::get().recipe(),
+                                     model_,  "--format",   GetParam()};
+    for (const char* setting :
+         {"hidden_size=288", "intermediate_size=160", "moe_intermediate_size=72", "num_hidden_layers=3",
+          "q_lora_rank=96", "kv_lora_rank=160", "qk_nope_head_dim=32", "qk_rope_head_dim=16", "v_head_dim=32",
+          "num_attention_heads=3", "max_position_embeddings=512", "num_nextn_predict_layers=0"})
+      make.insert(make.end(), {"--set", std::string("model.") + setting});
+    const Outcome made = moray(make);
+    EXPECT_EQ(made.status, 0) << made.err;
+    fs::copy_file(Workshop::get().tokenizer() / "tokenizer.json", model_ / "tokenizer.json");
+    for (const char* file : {"000.txt", "001.txt", "002.txt", "003.txt"})
+      prompt_ += read_file(Workshop::get().corpus() / file);
+    prompt_.resize(std::min<size_t>(prompt_.size(), 1800));
+    prompt_.resize(prompt_.rfind(' '));
+  }
+  // Tokens and log probabilities, and all else but times; empty after a failure.
+  nlohmann::json generate(const std::string& simd, std::vector<std::string> more) const {
+    more.insert(more.begin(), {"generate", "--model", model_, "--prompt", prompt_, "--max-tokens", "20",
+                               "--ignore-end", "--json", "--logprobs", "5"});
+    const Outcome outcome = moray(Invocation{.arguments = more, .environment = {{"MORAY_SIMD", simd}}});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    if (outcome.status != 0) return {};
+    nlohmann::json json = nlohmann::json::parse(outcome.out);
+    json.erase("prompt_seconds");
+    json.erase("seconds");
+    return json;
+  }
+  ScratchFolder scratch_;
+  fs::path model_;
+  std::string prompt_;
+};
+
+TEST_P(GeneratedBits, OnAnyThreadsChunksAndInstructionSet) {
+  const nlohmann::json expected = generate("avx2", {});
+  EXPECT_GT(expected["prompt_tokens"], 256);
+  EXPECT_EQ(expected["logprobs"].size(), 20u);
+  EXPECT_NE(generate("avx2", {"--seed", "1"})["logprobs"], expected["logprobs"]) << "the test can fail";
+  for (const char* simd : {"avx2", "avx512"}) {
+    if (simd == std::string("avx512") && !has_avx512()) GTEST_SKIP() << kNoAvx512;
+    constexpr std::pair<const char*, const char*> kLayouts[] = {{"1", "512"}, {"2", "19"}, {"3", "128"}};
+    for (const auto& [threads, chunk] : kLayouts)
+      EXPECT_EQ(generate(simd, {"--threads", threads, "--chunk", chunk}), expected)
+          << simd << ", " << threads << " threads, chunks of " << chunk;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, GeneratedBits, testing::Values("bf16", "fp8", "8bit", "4bit"),
+                         [](const auto& format) { return "of_" + std::string(format.param); });
 
 }  // namespace
 }  // namespace moray::test
