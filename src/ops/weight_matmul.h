@@ -51,8 +51,8 @@ struct WeightProduct {
   Tensor y_TO;
 };
 
-// An FP8 scale must be below this.
-constexpr float kMostWeightScale = 128;
+// An FP8 scale must be below this: kernels give it the 2¹²⁰ that the bits of a code lack as FP32.
+constexpr float kMostFp8Scale = 128;
 
 struct WeightMatmulKernels {
   void (*forward)(Exec&, std::span<const WeightProduct>) = nullptr;

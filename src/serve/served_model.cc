@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <sstream>
 
 #include "checkpoint/convert.h"
@@ -62,13 +63,20 @@ bool has_odd_code(const std::byte* codes, int64_t count) {
   return std::find(codes, codes + count, std::byte{0x80}) != codes + count;
 }
 
-bool are_scales(const std::byte* values, int64_t count) {
+// Infinity counts as beyond any limit.
+bool are_scales(const std::byte* values, int64_t count, float below) {
   for (int64_t i = 0; i < count; ++i) {
     float scale = 0;
     std::memcpy(&scale, values + i * int64_t{sizeof(float)}, sizeof(float));
-    if (!(scale >= 0 && scale < kMostWeightScale)) return false;
+    if (!(scale >= 0 && scale < below)) return false;
   }
   return true;
+}
+
+// What a scale must stay below: that of integers, whose kernels multiply by it and do no more, need only be
+// finite.
+float scale_limit(const PlannedTensor& scales) {
+  return scales.scales_integers ? std::numeric_limits<float>::infinity() : kMostFp8Scale;
 }
 
 // False: the piece holds what must not be served.
@@ -82,7 +90,7 @@ bool read_piece(const Piece& piece) {
                 piece.row_bytes, piece.tensor->dtype);
   if (piece.tensor->dtype == DType::f8_e4m3) return !has_nan_code(piece.to, piece.count);
   if (piece.tensor->dtype == DType::i8) return !has_odd_code(piece.to, piece.count);
-  return !piece.tensor->is_scale || are_scales(piece.to, piece.count);
+  return !piece.tensor->is_scale || are_scales(piece.to, piece.count, scale_limit(*piece.tensor));
 }
 
 // Where in its tensor a piece has a number that is not finite, and which.
@@ -125,7 +133,7 @@ void read_pieces(Exec& exec, const SafetensorsFolder& folder, const std::vector<
   const std::string name = piece.tensor->stored_name(piece.expert);
   if (piece.tensor->is_scale)
     fail("{}: '{}' holds a scale that is not between 0 and {}", folder.path().string(), name,
-         kMostWeightScale);
+         scale_limit(*piece.tensor));
   if (piece.tensor->dtype == DType::i8)
     fail("{}: '{}' holds the code -128, which 8-bit weights do not have", folder.path().string(), name);
   fail("{}: '{}' holds NaN", folder.path().string(), name);

@@ -142,8 +142,8 @@ class Planner {
     tensor.shape = stored_shape(whole, tensor.dtype);
     plan_.tensors.push_back(tensor);
     if (has_scales(tensor.dtype))
-      plan_.tensors.push_back({scales_name(tensor.name, tensor.dtype), scales_shape(whole, tensor.dtype), DType::f32,
-                               true, tensor.experts, false});
+      plan_.tensors.push_back({scales_name(tensor.name, tensor.dtype), scales_shape(whole, tensor.dtype),
+                               DType::f32, true, tensor.experts, false, tensor.dtype != DType::f8_e4m3});
   }
 
   void expect_scale(const std::string& name, const Shape& matrix, DType dtype) {

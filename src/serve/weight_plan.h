@@ -17,6 +17,7 @@ struct PlannedTensor {
   bool is_scale = false;     // of the FP8 or integer tensor planned before it
   int64_t experts = 0;       // 0: one tensor
   bool is_small = false;     // a norm, router or bias: read as f32, looked at for numbers that are not finite
+  bool scales_integers = false;  // a scale of integers, not of FP8
 
   std::string stored_name(int64_t expert) const;
   size_t bytes() const { return static_cast<size_t>(shape.elements()) * dtype_bytes(dtype); }

@@ -13,6 +13,9 @@ namespace {
 constexpr int kMostCode = 127;
 constexpr int kMostSubScale = 15, kMostZero = 15, kFirstZero = 7;
 constexpr float kLeast = 0x1p-100f;  // numbers below are 0
+// Blocks with larger numbers are made smaller by a power of two first: 128 squares of them are far from
+// infinity.
+constexpr float kMost = 0x1p40f;
 
 using GroupCodes = std::array<float, static_cast<size_t>(kInt4Group)>;
 
@@ -21,6 +24,28 @@ float largest_magnitude(std::span<const float> x) {
   for (float value : x) most = std::max(most, std::abs(value));
   return most;
 }
+
+// A block in reach of the search, and the power of two that is taken out of it.
+class Tamed {
+ public:
+  explicit Tamed(std::span<const float> x) : x_(x) {
+    const float amax = largest_magnitude(x);
+    if (amax <= kMost) return;
+    factor_ = std::exp2(static_cast<float>(std::ilogb(amax)));
+    std::ranges::transform(x, smaller_.begin(), [&](float value) { return value / factor_; });
+    x_ = std::span(smaller_).first(x.size());
+  }
+  Tamed(const Tamed&) = delete;
+  Tamed& operator=(const Tamed&) = delete;
+
+  std::span<const float> numbers() const { return x_; }
+  float factor() const { return factor_; }
+
+ private:
+  std::array<float, kIntBlock> smaller_;
+  std::span<const float> x_;
+  float factor_ = 1;
+};
 
 bool all_finite(std::span<const float> x) {
   return std::ranges::all_of(x, [](float value) { return std::isfinite(value); });
@@ -186,19 +211,23 @@ float quantize_block_int4(const float* x, size_t groups, uint8_t* codes, uint8_t
 
 bool quantize_row_int8(std::span<const float> row, int8_t* codes, float* scales) {
   if (!all_finite(row)) return false;
-  for (size_t begin = 0; begin < row.size(); begin += kIntBlock)
-    scales[begin / kIntBlock] =
-        quantize_block_int8(row.subspan(begin, std::min<size_t>(kIntBlock, row.size() - begin)), codes + begin);
+  for (size_t begin = 0; begin < row.size(); begin += kIntBlock) {
+    const Tamed block(row.subspan(begin, std::min<size_t>(kIntBlock, row.size() - begin)));
+    scales[begin / kIntBlock] = quantize_block_int8(block.numbers(), codes + begin) * block.factor();
+  }
   return true;
 }
 
 bool quantize_row_int4(std::span<const float> row, uint8_t* packed, float* scales) {
   if (!all_finite(row)) return false;
   const size_t columns = row.size();
-  for (size_t begin = 0; begin < columns; begin += kIntBlock)
-    scales[begin / kIntBlock] = quantize_block_int4(
-        row.data() + begin, std::min<size_t>(kIntBlock, columns - begin) / kInt4Group, packed + begin / 2,
-        packed + columns / 2 + begin / kInt4Group);
+  for (size_t begin = 0; begin < columns; begin += kIntBlock) {
+    const Tamed block(row.subspan(begin, std::min<size_t>(kIntBlock, columns - begin)));
+    scales[begin / kIntBlock] =
+        quantize_block_int4(block.numbers().data(), block.numbers().size() / kInt4Group, packed + begin / 2,
+                            packed + columns / 2 + begin / kInt4Group) *
+        block.factor();
+  }
   return true;
 }
 

@@ -108,6 +108,26 @@ TEST(IntRows, ZerosAndSingleNumbersAreExact) {
   }
 }
 
+// Squares of the largest numbers are beyond FP32: codes are those of the same numbers made smaller by a power
+// of two.
+TEST(IntRows, TheLargestNumbersAreKept) {
+  for (const float large : {1e13f, 1e20f, 1e30f, 3e38f}) {
+    std::vector<float> row(160, 0.0f);
+    row[5] = large;
+    EXPECT_NEAR(int8_of(row).element(5) / large, 1, 1e-6) << large;
+    EXPECT_NEAR(int4_of(row).element(5) / large, 1, 0.06) << large;  // zeros beside it have no code
+    EXPECT_EQ(int4_of(row).element(140), 0);
+  }
+  std::vector<float> row = normal_row(320, 5), larger = row;
+  for (float& x : larger) x *= 0x1p70f;
+  const Int8Row of_8 = int8_of(row), larger_of_8 = int8_of(larger);
+  const Int4Row of_4 = int4_of(row), larger_of_4 = int4_of(larger);
+  for (size_t i = 0; i < row.size(); ++i) {
+    EXPECT_EQ(larger_of_8.element(i), of_8.element(i) * 0x1p70f) << i;
+    EXPECT_EQ(larger_of_4.element(i), of_4.element(i) * 0x1p70f) << i;
+  }
+}
+
 // A block of larger numbers does not touch its neighbours, nor a group of larger ones, much, the rest of a block.
 TEST(IntRows, BlocksAndGroupsHaveScalesOfTheirOwn) {
   std::vector<float> row = normal_row(384, 5);
