@@ -1,6 +1,7 @@
 #include "serve/packed_cache.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -19,7 +20,7 @@ namespace {
 
 constexpr std::string_view kMagic = "moraypk1";
 constexpr int64_t kVersion = 1;  // of the forms that weights are served in
-constexpr size_t kAlignment = 4096, kPreludeBytes = 24, kMostHeaderBytes = size_t{1} << 30;
+constexpr size_t kAlignment = 4096, kPreludeBytes = 24;
 constexpr size_t kPieceBytes = size_t{4} << 20;
 
 uint64_t aligned(uint64_t bytes) {
@@ -60,15 +61,19 @@ uint64_t sum_of(const Piece& piece) {
 
 class File {
  public:
-  explicit File(const fs::path& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+  explicit File(const fs::path& path)
+      : fd_(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)) {
+    if (fd_ >= 0 && ::fstat(fd_, &info_) != 0) info_ = {};
+  }
   ~File() {
     if (fd_ >= 0) ::close(fd_);
   }
   File(const File&) = delete;
   File& operator=(const File&) = delete;
 
-  bool is_open() const { return fd_ >= 0; }
-  uint64_t bytes() const { return static_cast<uint64_t>(std::max<off_t>(0, ::lseek(fd_, 0, SEEK_END))); }
+  bool is_there() const { return fd_ >= 0 && S_ISREG(info_.st_mode); }
+  uint64_t bytes() const { return static_cast<uint64_t>(info_.st_size); }
+  uid_t owner() const { return info_.st_uid; }
   bool read(uint64_t offset, void* to, size_t bytes) const {
     for (auto* at = static_cast<char*>(to); bytes > 0;) {
       const ssize_t got = ::pread(fd_, at, bytes, static_cast<off_t>(offset));
@@ -83,19 +88,42 @@ class File {
 
  private:
   int fd_;
+  struct stat info_ {};
 };
 
-// The header's text; empty when it is not whole.
-std::string read_header(const File& file) {
+// Whoever can change the folder decides about its weights anyway.
+bool is_trusted(const File& file, const fs::path& folder) {
+  struct stat of_folder {};
+  if (file.owner() == ::geteuid() || file.owner() == 0) return true;
+  return ::stat(folder.c_str(), &of_folder) == 0 && file.owner() == of_folder.st_uid;
+}
+
+// No header of these tensors is longer: an entry each, and the digits of a sum for each piece.
+size_t most_header_bytes(const nlohmann::json& source, const WeightPlan& plan) {
+  constexpr size_t kAround = 4096, kEntryBytes = 256, kSumBytes = 21;
+  size_t bytes = kAround + source.dump().size();
+  for (const PlannedTensor& tensor : plan.tensors)
+    bytes += kEntryBytes + tensor.name.size() + (tensor.bytes() / kPieceBytes + 1) * kSumBytes;
+  return bytes;
+}
+
+enum class HeaderState { good, of_another_model, damaged };
+
+// The header's text, in `text` when it is good. A length is believed only within what the plan's header can
+// have.
+HeaderState read_header(const File& file, size_t most_bytes, std::string& text) {
   char prelude[kPreludeBytes];
   uint64_t length = 0, sum = 0;
-  if (!file.read(0, prelude, sizeof(prelude)) || std::string_view(prelude, kMagic.size()) != kMagic) return {};
+  if (!file.read(0, prelude, sizeof(prelude)) || std::string_view(prelude, kMagic.size()) != kMagic)
+    return HeaderState::damaged;
   std::memcpy(&length, prelude + 8, sizeof(length));
   std::memcpy(&sum, prelude + 16, sizeof(sum));
-  if (length > kMostHeaderBytes || length > file.bytes()) return {};
-  std::string text(length, '\0');
-  if (!file.read(kPreludeBytes, text.data(), length) || checksum(std::as_bytes(std::span(text))) != sum) return {};
-  return text;
+  if (length > file.bytes()) return HeaderState::damaged;
+  if (length > most_bytes) return HeaderState::of_another_model;
+  text.resize(length);
+  const bool good =
+      file.read(kPreludeBytes, text.data(), length) && checksum(std::as_bytes(std::span(text))) == sum;
+  return good ? HeaderState::good : HeaderState::damaged;
 }
 
 nlohmann::json entry_of(const Parameter& parameter) {
@@ -141,15 +169,21 @@ bool read_pieces(Exec& exec, const File& file, const std::vector<Piece>& pieces,
 }
 
 std::optional<ServedModel> damaged(const fs::path& path) {
-  log::warning("{}: is damaged and left aside; --packed writes it anew", path.string());
+  log::warning("{}: is damaged and left aside; --packed writes a new one", path.string());
   return std::nullopt;
 }
 
-fs::path user_cache() {
+// Not the temporary folder, in default of others: there anybody may put a file of the name that is looked
+// for.
+std::optional<fs::path> user_cache() {
   for (const auto& [variable, below] : {std::pair{"XDG_CACHE_HOME", ""}, std::pair{"HOME", ".cache"}})
     if (const char* value = std::getenv(variable); value != nullptr && *value == '/')
       return fs::path(value) / below / "moray";
-  return fs::temp_directory_path() / "moray";
+  return std::nullopt;
+}
+
+bool can_be_written_to(const fs::path& folder) {
+  return ::faccessat(AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) == 0;
 }
 
 fs::path part_of(const fs::path& path, pid_t process) {
@@ -171,13 +205,23 @@ void remove_left_parts(const fs::path& path) {
 
 }  // namespace
 
-fs::path packed_cache_path(const fs::path& folder) {
-  const fs::path beside = folder / ".moray-packed";
+std::vector<fs::path> packed_cache_paths(const fs::path& folder) {
+  std::vector<fs::path> paths = {folder / ".moray-packed"};
   std::error_code error;
-  if (fs::exists(beside, error) || ::access(folder.c_str(), W_OK) == 0) return beside;
   const std::string whole = fs::weakly_canonical(folder, error).string();
-  return user_cache() / fmt::format("{}-{:016x}.packed", fs::path(whole).filename().string(),
-                                    checksum(std::as_bytes(std::span(whole))));
+  if (const std::optional<fs::path> cache = user_cache())
+    paths.push_back(*cache / fmt::format("{}-{:016x}.packed", fs::path(whole).filename().string(),
+                                         checksum(std::as_bytes(std::span(whole)))));
+  return paths;
+}
+
+fs::path packed_cache_path(const fs::path& folder) {
+  const std::vector<fs::path> paths = packed_cache_paths(folder);
+  if (can_be_written_to(folder)) return paths[0];
+  if (paths.size() == 1)
+    fail("{}: cannot be written to, and neither XDG_CACHE_HOME nor HOME names another place",
+         folder.string());
+  return paths[1];
 }
 
 void write_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolder& folder,
@@ -231,17 +275,24 @@ void write_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolde
   }
 }
 
-std::optional<ServedModel> read_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolder& folder,
-                                             const WeightPlan& plan, const LoadProgress& progress) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) return std::nullopt;
+std::optional<ServedModel> read_packed_cache(Exec& exec, const fs::path& path,
+                                             const SafetensorsFolder& folder, const WeightPlan& plan,
+                                             const LoadProgress& progress) {
   const File file(path);
-  if (!file.is_open()) return std::nullopt;
-  const std::string text = read_header(file);
-  if (text.empty()) return damaged(path);
+  if (!file.is_there()) return std::nullopt;
+  if (!is_trusted(file, folder.path())) {
+    log::warning("{}: belongs to another user than this one or the model folder's, and is left aside",
+                 path.string());
+    return std::nullopt;
+  }
+  const nlohmann::json source = source_of(folder);
+  std::string text;
+  const HeaderState state = read_header(file, most_header_bytes(source, plan), text);
+  if (state == HeaderState::of_another_model) return std::nullopt;
+  if (state == HeaderState::damaged) return damaged(path);
   try {
     const nlohmann::json header = nlohmann::json::parse(text);
-    if (source_of(folder) != header.at("source")) return std::nullopt;
+    if (source != header.at("source")) return std::nullopt;
     ServedModel served = allocate_weights(exec, plan);
     std::vector<Piece> pieces;
     if (!place_pieces(header, served, file.bytes(), pieces)) return std::nullopt;
@@ -252,18 +303,30 @@ std::optional<ServedModel> read_packed_cache(Exec& exec, const fs::path& path, c
   }
 }
 
-ServedModel load_weights_or_packed(Exec& exec, const SafetensorsFolder& folder, const WeightPlan& plan, bool keep,
-                                   const LoadProgress& reading, const LoadProgress& writing) {
-  const fs::path path = packed_cache_path(folder.path());
-  if (std::optional<ServedModel> packed = read_packed_cache(exec, path, folder, plan, reading))
-    return std::move(*packed);
-  ServedModel served = load_weights(exec, folder, plan, reading);
-  if (!keep) return served;
+namespace {
+
+void keep_packed(Exec& exec, const SafetensorsFolder& folder, const ServedModel& served,
+                 const LoadProgress& progress) {
+  fs::path path = folder.path();
   try {
-    write_packed_cache(exec, path, folder, served, writing);
+    path = packed_cache_path(folder.path());
+    write_packed_cache(exec, path, folder, served, progress);
+    log::info("{}: the packed weights for later starts, {:.2f} GB", path.string(),
+              static_cast<double>(fs::file_size(path)) / 1e9);
   } catch (const std::exception& failure) {
     log::warning("{}: the packed weights are not kept: {}", path.string(), failure.what());
   }
+}
+
+}  // namespace
+
+ServedModel load_weights_or_packed(Exec& exec, const SafetensorsFolder& folder, const WeightPlan& plan,
+                                   bool keep, const LoadProgress& reading, const LoadProgress& writing) {
+  for (const fs::path& path : packed_cache_paths(folder.path()))
+    if (std::optional<ServedModel> packed = read_packed_cache(exec, path, folder, plan, reading))
+      return std::move(*packed);
+  ServedModel served = load_weights(exec, folder, plan, reading);
+  if (keep) keep_packed(exec, folder, served, writing);
   return served;
 }
 

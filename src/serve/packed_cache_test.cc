@@ -2,9 +2,13 @@
 #include "serve/packed_cache.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "backend/register.h"
@@ -43,6 +47,23 @@ class PackedCache : public testing::TestWithParam<const char*> {
     const std::vector<int32_t> ids = {3, 1, 4, 1, 5, 9, 2, 6};
     const Tensor rows = engine.logits(engine.append_prompt(ids));
     return {rows.span<float>().begin(), rows.span<float>().end()};
+  }
+  // The file with the header that `edit` makes of its own, whole and summed, and the same data behind it.
+  void change_header(const std::function<std::string(nlohmann::json)>& edit) {
+    const std::string before = read_file(file());
+    const auto number = [&](size_t at) {
+      uint64_t value = 0;
+      std::memcpy(&value, before.data() + at, sizeof(value));
+      return value;
+    };
+    const auto header = nlohmann::json::parse(before.substr(24, number(8)));
+    const std::string text = edit(header);
+    const uint64_t length = text.size(), sum = checksum(std::as_bytes(std::span(text)));
+    std::string after = before.substr(0, 8);
+    after.append(reinterpret_cast<const char*>(&length), 8).append(reinterpret_cast<const char*>(&sum), 8);
+    after += text;
+    after.resize((after.size() + 4095) / 4096 * 4096);
+    write_file_atomically(file(), after + before.substr(header.at("data").get<size_t>()));
   }
   void spoil(int64_t at) {
     std::fstream stream(file(), std::ios::in | std::ios::out | std::ios::binary);
@@ -124,6 +145,116 @@ TEST_P(PackedCache, IsWrittenAnewWhenDamaged) {
   }
 }
 
+// A header that is good but for blanks at its end, more than the plan's could have: its length is not
+// believed.
+TEST_P(PackedCache, HeadersAreReadUpToThePlansLength) {
+  load(true);
+  for (const size_t blanks : {size_t{100}, size_t{200'000}}) {
+    change_header([&](nlohmann::json header) {
+      const size_t length = header.dump().size() + blanks;
+      header["data"] = (24 + length + 16 + 4095) / 4096 * 4096;
+      std::string text = header.dump();
+      text.resize(length + 16, ' ');
+      return text;
+    });
+    EXPECT_EQ(packed().has_value(), blanks == 100) << blanks;
+  }
+}
+
+TEST_P(PackedCache, IsReadWhenItsOwnerIsTrusted) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root gives files away";
+  load(true);
+  const auto give = [](const fs::path& path, uid_t to) {
+    ASSERT_EQ(::chown(path.c_str(), to, static_cast<gid_t>(-1)), 0);
+  };
+  give(file(), 12345);
+  testing::internal::CaptureStderr();
+  EXPECT_FALSE(packed());
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("belongs to another user"), std::string::npos);
+  give(folder(), 12345);
+  EXPECT_TRUE(packed());
+}
+
+// One variable of the environment, put back at the end.
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    set(value);
+  }
+  ~Variable() { set(before_ ? before_->c_str() : nullptr); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+
+ private:
+  void set(const char* value) {
+    if (value != nullptr)
+      ::setenv(name_, value, 1);
+    else
+      ::unsetenv(name_);
+  }
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
+// Nobody in particular where the tests are run by root, whom no permission stops.
+class CommonUser {
+ public:
+  CommonUser() {
+    if (is_root_) MORAY_CHECK(::seteuid(65534) == 0);
+  }
+  ~CommonUser() {
+    if (is_root_) MORAY_CHECK(::seteuid(0) == 0);
+  }
+  CommonUser(const CommonUser&) = delete;
+  CommonUser& operator=(const CommonUser&) = delete;
+
+ private:
+  bool is_root_ = ::geteuid() == 0;
+};
+
+class ReadOnlyFolder : public PackedCache {
+ protected:
+  ReadOnlyFolder() {
+    load(/*keep=*/true);
+    const fs::path shard = SafetensorsFolder(folder()).files().back().path();
+    fs::last_write_time(shard,
+                        fs::file_time_type::clock::now() + std::chrono::seconds(9));  // the file is stale
+    fs::create_directories(scratch_ / "cache");
+    fs::permissions(scratch_.path(), fs::perms(0755));
+    fs::permissions(scratch_ / "cache", fs::perms(0777));
+    fs::permissions(folder(), fs::perms(0555));
+  }
+  ~ReadOnlyFolder() override { fs::permissions(folder(), fs::perms(0755)); }
+};
+
+TEST_P(ReadOnlyFolder, WithAStaleFileIsKeptInTheUsersCache) {
+  const Variable cache("XDG_CACHE_HOME", (scratch_ / "cache").c_str());
+  const CommonUser user;
+  const fs::path there = file();
+  EXPECT_EQ(there.parent_path(), scratch_ / "cache/moray");
+  testing::internal::CaptureStderr();
+  load(/*keep=*/true);
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_NE(told.find(there.string() + ": the packed weights for later starts, 0.00 GB"), std::string::npos)
+      << told;
+  EXPECT_TRUE(packed());
+  testing::internal::CaptureStderr();
+  load(/*keep=*/true);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "") << "the file was there";
+}
+
+TEST_P(ReadOnlyFolder, WithoutAUsersCacheKeepsNothing) {
+  const Variable cache("XDG_CACHE_HOME", nullptr), home("HOME", nullptr);
+  const CommonUser user;
+  EXPECT_EQ(packed_cache_paths(folder()), std::vector<fs::path>{folder() / ".moray-packed"});
+  testing::internal::CaptureStderr();
+  load(/*keep=*/true);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("neither XDG_CACHE_HOME nor HOME"),
+            std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(Folders, ReadOnlyFolder, testing::Values("v2-lite-bf16"));
 INSTANTIATE_TEST_SUITE_P(Folders, PackedCache, testing::Values("v3-f32", "v3-fp8", "v2-lite-bf16"));
 
 }  // namespace
