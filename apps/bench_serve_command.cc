@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/bench_command.h"
 #include "apps/model_argument.h"
@@ -176,9 +177,13 @@ int run_bench_make_model(const BenchMakeModelOptions& options) {
   const deepseek::ModelConfig config = shape_of(options);
   Workplace workplace(options.threads);
   const auto parameters = static_cast<double>(deepseek::count_parameters(config).total);
-  Progress progress("make", 0, "bytes");
+  std::optional<Progress> progress;
   write_random_folder(workplace.exec, config, dtype, options.output, kDefaultShardBytes,
-                      [&](size_t done) { progress.update(static_cast<int64_t>(done)); });
+                      [&](uint64_t done, uint64_t total) {
+                        if (!progress) progress.emplace("make", static_cast<int64_t>(total), "bytes");
+                        progress->update(static_cast<int64_t>(done));
+                      });
+  progress.reset();
   fmt::print("{}: {} parameters of {}, random; no tokenizer\n", options.output, short_count(parameters),
              options.format);
   return 0;

@@ -96,6 +96,16 @@ void create_folder(const fs::path& path) {
   if (error) fail("{}: cannot create the folder: {}", path.string(), error.message());
 }
 
+void expect_room(const fs::path& path, uint64_t bytes) {
+  std::error_code error;
+  fs::path there = whole_path(path);
+  while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
+  const fs::space_info space = fs::space(there, error);
+  if (!error && space.available < bytes)
+    fail("{}: {:.1f} GB are to come, but the disk has room for {:.1f} GB", path.string(),
+         static_cast<double>(bytes) / 1e9, static_cast<double>(space.available) / 1e9);
+}
+
 void sync_folder(const fs::path& folder) {
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) fail("{}: cannot open folder: {}", folder.string(), std::strerror(errno));

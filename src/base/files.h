@@ -36,6 +36,9 @@ fs::path whole_path(const fs::path& path);
 // its place: what is written must not end up elsewhere.
 void create_folder(const fs::path& path);
 
+// Throws Error where the file system that holds `path`, or will hold it, has less room than `bytes`.
+void expect_room(const fs::path& path, uint64_t bytes);
+
 // Makes the names in a folder durable (fsync on the folder).
 void sync_folder(const fs::path& folder);
 

@@ -44,6 +44,14 @@ TEST_F(Files, WriterCountsAndChecksums) {
   EXPECT_EQ(checksum({}), 0x2d06800538d394c2u);
 }
 
+TEST_F(Files, RoomIsAskedOfTheNearestFolderThatIsThere) {
+  expect_room(folder_ / "none/model", 1);
+  const std::string path = (folder_ / "none/model").string();
+  EXPECT_TRUE(error_of([&] {
+                expect_room(path, uint64_t{1} << 60);
+              }).starts_with(path + ": 1152921504.6 GB are to come, but the disk has room for "));
+}
+
 TEST_F(Files, MapMoves) {
   write_file_atomically(folder_ / "a", "hello");
   MappedFile first(folder_ / "a");

@@ -145,6 +145,12 @@ std::vector<WrittenFile> write_shards(const fs::path& folder, std::span<const Te
 
 }  // namespace
 
+uint64_t safetensors_bytes(std::span<const TensorToWrite> tensors) {
+  uint64_t bytes = header_text(tensors).size();
+  for (const TensorToWrite& tensor : tensors) bytes += tensor.bytes;
+  return bytes;
+}
+
 TensorToWrite tensor_to_write(const std::string& name, DType dtype, const Shape& shape) {
   return {name,
           std::string(stored_dtype_name(dtype)),

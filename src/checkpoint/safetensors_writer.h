@@ -46,6 +46,8 @@ struct TensorToWrite {
   std::vector<int64_t> shape;
   uint64_t bytes = 0;
 };
+// Of the file that holds them all.
+uint64_t safetensors_bytes(std::span<const TensorToWrite> tensors);
 TensorToWrite tensor_to_write(const std::string& name, DType dtype, const Shape& shape);
 using BytesOf = std::function<std::span<const std::byte>(size_t)>;
 WrittenFile write_safetensors(const fs::path& path, std::span<const TensorToWrite> tensors, const BytesOf& bytes_of);

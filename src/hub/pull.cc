@@ -156,14 +156,6 @@ uint64_t bytes_to_convert(const fs::path& folder, const std::vector<RemoteFile>&
   return bytes;
 }
 
-void expect_room(const fs::path& folder, uint64_t bytes) {
-  std::error_code error;
-  const fs::space_info space = fs::space(folder, error);
-  if (!error && space.available < bytes)
-    fail("{}: {:.1f} GB are to come, but the disk has room for {:.1f} GB", folder.string(),
-         static_cast<double>(bytes) / 1e9, static_cast<double>(space.available) / 1e9);
-}
-
 // Fetches the files, several at a time; the first error of any ends all.
 void fetch(const Hub& hub, const Repository& repository, const fs::path& folder,
            const std::vector<RemoteFile>& missing, int connections,

@@ -140,13 +140,47 @@ uint64_t data_bytes(const SafetensorsFile& file) {
   return bytes;
 }
 
-void copy_beside(const fs::path& from, const fs::path& to) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
+std::vector<TensorToWrite> to_write(const std::vector<Output>& outputs) {
+  std::vector<TensorToWrite> list;
+  for (const Output& output : outputs) list.push_back(to_write(output));
+  return list;
+}
+
+// What is copied of the folder. Throws Error for files that lie elsewhere or cannot be read.
+std::vector<fs::path> files_beside(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     if (!entry.is_regular_file() || !is_kept_beside_weights(name)) continue;
-    expect_inside(from, name);
-    write_file_atomically(to / name, MappedFile(entry.path()).text());
+    expect_inside(folder, name);
+    files.push_back(MappedFile(entry.path()).path());
   }
+  return files;
+}
+
+uint64_t bytes_there(const fs::path& file) {
+  std::error_code absent;
+  const uintmax_t bytes = fs::file_size(file, absent);
+  return absent ? 0 : bytes;
+}
+
+fs::path part_of(const fs::path& shard) {
+  return shard.string() + ".part";
+}
+
+// What `part` lacks of the folder it is to become; a shard that was under way is written over.
+uint64_t bytes_to_come(const SafetensorsFolder& folder, const std::vector<fs::path>& beside, IntFormat format,
+                       const fs::path& part) {
+  uint64_t bytes = 0;
+  for (const fs::path& file : beside) bytes += bytes_there(file);
+  for (const SafetensorsFile& shard : folder.files()) {
+    const fs::path into = part / shard.path().filename();
+    std::error_code ignored;
+    if (fs::exists(into, ignored)) continue;
+    const uint64_t whole = safetensors_bytes(to_write(outputs_of(shard, format)));
+    bytes += whole - std::min(whole, bytes_there(part_of(into)));
+  }
+  return bytes;
 }
 
 void begin_part(const fs::path& part, const std::string& record) {
@@ -168,9 +202,8 @@ void begin_part(const fs::path& part, const std::string& record) {
 void quantize_shard(Exec& exec, const SafetensorsFile& shard, std::span<const SafetensorsFile> files,
                     IntFormat format, const fs::path& into, const QuantizeProgress& progress) {
   const std::vector<Output> outputs = outputs_of(shard, format);
-  std::vector<TensorToWrite> list;
-  for (const Output& output : outputs) list.push_back(to_write(output));
-  const fs::path part = into.string() + ".part";
+  const std::vector<TensorToWrite> list = to_write(outputs);
+  const fs::path part = part_of(into);
   uint64_t done = 0;
   Quantized current;
   write_safetensors(part, list, [&](size_t i) -> std::span<const std::byte> {
@@ -208,7 +241,9 @@ QuantizeSummary quantize_folder(Exec& exec, const fs::path& model, const fs::pat
   const SafetensorsFolder folder(model);
   QuantizeSummary summary{.shards = static_cast<int64_t>(folder.files().size())};
   for (const SafetensorsFile& file : folder.files()) summary.bytes_before += data_bytes(file);
+  const std::vector<fs::path> beside = files_beside(model);
   const fs::path whole = whole_path(output), part = whole.string() + ".part";
+  expect_room(part, bytes_to_come(folder, beside, format, part));
   create_folder(part);
   const FolderLock lock(part, "quantization");
   begin_part(part, record_of(folder, format));
@@ -226,7 +261,7 @@ QuantizeSummary quantize_folder(Exec& exec, const fs::path& model, const fs::pat
     summary.bytes_after += data_bytes(SafetensorsFile(into));
   }
   write_safetensors_index(part, names);
-  copy_beside(model, part);
+  for (const fs::path& file : beside) write_file_atomically(part / file.filename(), MappedFile(file).text());
   write_file_atomically(part / "config.json", with_int_format(config, format));
   lock.remove();
   sync_folder(part);

@@ -33,8 +33,9 @@ struct QuantizeSummary {
 };
 
 // The whole folder: OUTPUT is complete or absent. What is under way lies in OUTPUT.part; a later call goes on
-// with the shard it was at. Throws Error when OUTPUT exists, when the folder is quantized already, when the part is
-// of another model or format, and as quantize_shard does. `progress` gets bytes read of `bytes_before`.
+// with the shard it was at. Throws Error when OUTPUT exists, when the folder is quantized already, when the
+// part is of another model or format, when the disk lacks the room, when a file to be copied lies elsewhere,
+// and as quantize_shard does. `progress` gets bytes read of `bytes_before`.
 QuantizeSummary quantize_folder(Exec&, const fs::path& model, const fs::path& output, IntFormat format,
                                 const std::function<void(uint64_t done, uint64_t total)>& progress);
 

@@ -221,6 +221,72 @@ TEST_P(QuantizedFolder, PredictsAsTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, QuantizedFolder, testing::Values(IntFormat::int8, IntFormat::int4));
 
+// A single large weight takes its block's scale along, and the folder is served all the same.
+TEST(Quantize, LargeWeightsAreServed) {
+  Machine machine;
+  const std::string name = "model.layers.1.self_attn.q_b_proj.weight";
+  for (const float large : {17000.0f, 1e20f}) {
+    const test::ScratchFolder scratch;
+    write_model(machine.exec, scratch / "model", kDefaultShardBytes,
+                [&](const deepseek::NamedWeight& weight) {
+                  if (weight.name == name) weight.tensor.data<float>()[3] = large;
+                });
+    for (const IntFormat format : {IntFormat::int8, IntFormat::int4}) {
+      const fs::path folder = scratch / std::string(int_format_name(format));
+      quantize(machine.exec, scratch / "model", folder, format);
+      load(machine.exec, folder);
+      const SafetensorsFolder small(folder);
+      const std::byte* codes = small.bytes(name).data();
+      float scale = 0;
+      std::memcpy(&scale, small.bytes(name + "_scale").data(), sizeof(scale));
+      const int32_t integer = format == IntFormat::int8
+                                  ? static_cast<int32_t>(reinterpret_cast<const int8_t*>(codes)[3])
+                                  : int4_element(reinterpret_cast<const uint8_t*>(codes), 96, 3);
+      // Of 4 bits a block of one large number and zeros, which have no code beside it, is a compromise.
+      EXPECT_NEAR(static_cast<float>(integer) * scale / large, 1, format == IntFormat::int8 ? 1e-3 : 0.06)
+          << large << " " << int_format_name(format);
+    }
+  }
+}
+
+void expect_refused_before_work(Exec& exec, const fs::path& model, const std::string& why) {
+  const fs::path output = model.string() + "-small";
+  const std::string error = error_of([&] {
+    quantize_folder(exec, model, output, IntFormat::int8, [](uint64_t, uint64_t) { fail("work has begun"); });
+  });
+  EXPECT_NE(error.find(why), std::string::npos) << error;
+  EXPECT_FALSE(fs::exists(output.string() + ".part"));
+}
+
+TEST(Quantize, FilesOutsideAreRefusedBeforeWork) {
+  Machine machine;
+  const test::ScratchFolder scratch;
+  write_model(machine.exec, scratch / "model");
+  write_file_atomically(scratch / "elsewhere", "{}");
+  fs::create_symlink("../elsewhere", scratch / "model/generation_config.json");
+  expect_refused_before_work(machine.exec, scratch / "model",
+                             "'generation_config.json' is a link out of the folder");
+}
+
+TEST(Quantize, WhatTheDiskLacksRoomForIsRefusedBeforeWork) {
+  Machine machine;
+  const test::ScratchFolder scratch;
+  fs::create_directories(scratch / "model");
+  write_file_atomically(scratch / "model/config.json", "{}");
+  // A file of 8 TB that takes a few bytes of the disk: all but its header is a hole.
+  std::string header = R"({"model.embed_tokens.weight":{"dtype":"BF16","shape":[4000000,1000000],)"
+                       R"("data_offsets":[0,8000000000000]}})";
+  header.resize(128, ' ');
+  const uint64_t length = header.size();
+  const fs::path shard = scratch / "model/model.safetensors";
+  write_file_atomically(shard, std::string(reinterpret_cast<const char*>(&length), 8) + header);
+  std::error_code error;
+  fs::resize_file(shard, 8 + 128 + 8'000'000'000'000, error);
+  if (error) GTEST_SKIP() << "a file system without large files: " << error.message();
+  expect_refused_before_work(machine.exec, scratch / "model",
+                             "8000.0 GB are to come, but the disk has room for");
+}
+
 TEST(Quantize, GoesOnWhereItWasAndGivesTheSameBytes) {
   Machine machine, other(1);
   const test::ScratchFolder scratch;

@@ -147,19 +147,20 @@ ServedModel random_model(Exec& exec, const deepseek::ModelConfig& config, DType 
 }
 
 void write_random_folder(Exec& exec, const deepseek::ModelConfig& config, DType dtype, const fs::path& folder,
-                         uint64_t max_shard_bytes, const LoadProgress& progress) {
+                         uint64_t max_shard_bytes, const std::function<void(uint64_t, uint64_t)>& progress) {
   std::error_code error;
   if (fs::exists(folder, error)) fail("{}: exists already", folder.string());
-  fs::create_directories(folder, error);
-  if (error) fail("{}: cannot create the folder: {}", folder.string(), error.message());
   const std::vector<RandomTensor> tensors = random_tensors(config, dtype);
   std::vector<TensorToWrite> list;
-  for (const RandomTensor& tensor : tensors) list.push_back(tensor.to_write);
-  size_t done = 0;
+  uint64_t done = 0, total = 0;
+  for (const RandomTensor& tensor : tensors) total += list.emplace_back(tensor.to_write).bytes;
+  expect_room(folder, safetensors_bytes(list));
+  fs::create_directories(folder, error);
+  if (error) fail("{}: cannot create the folder: {}", folder.string(), error.message());
   Tensor current;
   const auto bytes_of = [&](size_t i) -> std::span<const std::byte> {
     current = tensors[i].make(exec);
-    if (progress) progress(done += current.bytes());
+    if (progress) progress(done += current.bytes(), total);
     return {current.raw(), current.bytes()};
   };
   try {

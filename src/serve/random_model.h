@@ -1,6 +1,8 @@
 // A model of random weights, for measuring speed where no checkpoint is at hand.
 #pragma once
 
+#include <functional>
+
 #include "serve/served_model.h"
 
 namespace moray {
@@ -10,10 +12,11 @@ namespace moray {
 // size; norms are 1, routers f32. The same numbers for any number of threads.
 ServedModel random_model(Exec&, const deepseek::ModelConfig&, DType dtype);
 
-// The same kind of weights as a folder, a tensor in memory at a time. No tokenizer. Throws Error when the folder
-// exists.
+// The same kind of weights as a folder, a tensor in memory at a time. No tokenizer. Throws Error when the
+// folder exists or the disk lacks the room. `progress` gets bytes written of all.
 void write_random_folder(Exec&, const deepseek::ModelConfig&, DType dtype, const fs::path& folder,
-                         uint64_t max_shard_bytes, const LoadProgress& progress = {});
+                         uint64_t max_shard_bytes,
+                         const std::function<void(uint64_t done, uint64_t total)>& progress = {});
 
 // What one decoded token reads of the weights: of chosen experts their share, of the embedding nothing.
 struct ReadWeight {

@@ -59,6 +59,31 @@ TEST_P(RandomModel, FoldersAreServed) {
   EXPECT_THROW(write_random_folder(machine.exec, small_config(), GetParam(), scratch / "model", 300'000), Error);
 }
 
+TEST(RandomFolder, WhatTheDiskLacksRoomForIsRefusedBefore) {
+  Machine machine(1);
+  const test::ScratchFolder scratch;
+  deepseek::ModelConfig config = small_config();
+  config.vocab_size = int64_t{1} << 46;
+  const std::string error = test::error_of(
+      [&] { write_random_folder(machine.exec, config, DType::bf16, scratch / "model", kDefaultShardBytes); });
+  EXPECT_NE(error.find("GB are to come, but the disk has room for"), std::string::npos) << error;
+  EXPECT_FALSE(fs::exists(scratch / "model"));
+}
+
+TEST(RandomFolder, ProgressKnowsItsEnd) {
+  Machine machine(1);
+  const test::ScratchFolder scratch;
+  uint64_t last = 0, of = 0;
+  write_random_folder(machine.exec, small_config(), DType::i8, scratch / "model", kDefaultShardBytes,
+                      [&](uint64_t done, uint64_t total) {
+                        EXPECT_LT(last, done);
+                        EXPECT_LE(done, total);
+                        last = done, of = total;
+                      });
+  EXPECT_EQ(last, of);
+  EXPECT_LT(of, fs::file_size(scratch / "model/model.safetensors"));
+}
+
 // What inspect says beforehand is what there is to load.
 TEST(RandomFolder, TakesTheMemoryThatIsCounted) {
   Machine machine(2);
