@@ -3,9 +3,16 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/utf8.h"
+#include "data/tokenizer.h"
 
 namespace moray {
+
+namespace {
+constexpr uint64_t kMostKeyBytes = 65535;  // the format's own limit
+constexpr uint64_t kMostKeys = 65536;      // published files have tens
+}  // namespace
 
 GgufMetadata::GgufMetadata(std::string_view file, std::string source) : source_(std::move(source)) {
   std::string_view rest = file;
@@ -16,8 +23,9 @@ GgufMetadata::GgufMetadata(std::string_view file, std::string source) : source_(
     fail("{}: GGUF version {} is not supported, only little-endian 2 and 3", source_, version);
   number<uint64_t>(rest);  // tensors
   const auto count = number<uint64_t>(rest);
+  if (count > kMostKeys) fail("{}: {} keys, expected at most {}", source_, count, kMostKeys);
   for (uint64_t i = 0; i < count; ++i) {
-    const std::string_view key = take_string(rest);
+    const std::string_view key = take_key(rest);
     Value value;
     value.type = take_type(rest);
     if (value.type == Type::array) {
@@ -26,11 +34,9 @@ GgufMetadata::GgufMetadata(std::string_view file, std::string source) : source_(
       if (value.element == Type::array) fail("{}: an array of arrays", source_);
     }
     const std::string_view begin = rest;
+    expect_count(key, value, rest.size());
     const Type element = value.type == Type::array ? value.element : value.type;
     if (const size_t size = size_of(element)) {
-      if (value.count > rest.size() / size)
-        fail("{}: '{}' claims {} values, more than the file holds", source_, replace_invalid_utf8(key),
-             value.count);
       take(rest, value.count * size);
     } else {
       for (uint64_t j = 0; j < value.count; ++j) take_string(rest);
@@ -46,6 +52,30 @@ std::string_view GgufMetadata::take(std::string_view& rest, uint64_t size) const
   const std::string_view taken = rest.substr(0, size);
   rest.remove_prefix(size);
   return taken;
+}
+
+std::string_view GgufMetadata::take_key(std::string_view& rest) const {
+  const auto size = number<uint64_t>(rest);
+  if (size > kMostKeyBytes) fail("{}: a key of {} bytes, expected at most {}", source_, size, kMostKeyBytes);
+  return take(rest, size);
+}
+
+void GgufMetadata::expect_count(std::string_view key, const Value& value, size_t rest_bytes) const {
+  const Type element = value.type == Type::array ? value.element : value.type;
+  const size_t size =
+      element == Type::string ? sizeof(uint64_t) : size_of(element);  // a string's length at least
+  if (value.count > rest_bytes / size)
+    fail("{}: '{}' claims {} values, more than the file holds", source_, replace_invalid_utf8(key),
+         value.count);
+  if (value.count > kMaxMerges)
+    fail("{}: '{}' has {} values, expected at most {}", source_, replace_invalid_utf8(key), value.count,
+         kMaxMerges);
+}
+
+// Before a value is copied.
+void GgufMetadata::expect_read_whole(std::string_view key, const Value& value) const {
+  if (value.bytes.size() > kMostMetadataBytes)
+    fail("{}: '{}' has {} bytes, expected at most {}", source_, key, value.bytes.size(), kMostMetadataBytes);
 }
 
 template <class Number>
@@ -123,6 +153,7 @@ std::optional<std::string_view> GgufMetadata::string(std::string_view key) const
   const Value* value = find(key);
   if (value == nullptr) return std::nullopt;
   if (value->type != Type::string) fail("{}: '{}' is no string", source_, key);
+  expect_read_whole(key, *value);
   std::string_view rest = value->bytes;
   return take_string(rest);
 }
@@ -146,8 +177,9 @@ std::optional<std::vector<std::string_view>> GgufMetadata::strings(std::string_v
   if (value == nullptr) return std::nullopt;
   if (value->type != Type::array || value->element != Type::string)
     fail("{}: '{}' is no array of strings", source_, key);
+  expect_read_whole(key, *value);
   std::vector<std::string_view> strings;
-  strings.reserve(value->count);  // at most an eighth of the file's bytes, as the constructor has walked them
+  strings.reserve(value->count);
   for (std::string_view rest = value->bytes; !rest.empty();) strings.push_back(take_string(rest));
   return strings;
 }

@@ -14,8 +14,8 @@ namespace moray {
 
 class GgufMetadata {
  public:
-  // `file` must outlive this. Throws Error naming `source` for anything malformed; allocates in proportion to
-  // what the file holds, not to what it claims.
+  // `file` must outlive this. Throws Error naming `source` for anything malformed and for more than a
+  // tokenizer's metadata ever is: files with holes hold much and take no disk.
   GgufMetadata(std::string_view file, std::string source);
 
   // The values of a key; nothing when it is absent. Error when it has another type.
@@ -41,6 +41,9 @@ class GgufMetadata {
   template <class Number>
   Number number(std::string_view& rest) const;
   std::string_view take_string(std::string_view& rest) const;
+  std::string_view take_key(std::string_view& rest) const;
+  void expect_count(std::string_view key, const Value& value, size_t rest_bytes) const;
+  void expect_read_whole(std::string_view key, const Value& value) const;
   Type take_type(std::string_view& rest) const;
   static size_t size_of(Type type);  // 0: string or array
   int64_t take_integer(std::string_view& rest, Type type, std::string_view key) const;

@@ -14,6 +14,9 @@ namespace {
 // PCRE2 starts with 32 KB of stack; patterns with groups need more on long runs.
 constexpr size_t kStackStartBytes = size_t{32} << 10;
 constexpr size_t kStackLimitBytes = size_t{8} << 20;
+// What groups remember of each letter of a run: a run of megabytes gets a stack of its own, of which only
+// what is used takes memory.
+constexpr size_t kStackBytesPerByte = 64, kMostStackBytes = size_t{1} << 30;
 
 // PCRE2's own default, which stops patterns that backtrack without end; and room for runs as long as the
 // text.
@@ -156,18 +159,40 @@ Matcher::Matcher()
   pcre2_jit_stack_assign(context_.get(), nullptr, stack_.get());
 }
 
+int Matcher::search(const Regex& regex, std::string_view subject, size_t begin) {
+  const auto* text = reinterpret_cast<PCRE2_SPTR>(subject.data());
+  return regex.compiled_to_machine_code_
+             ? pcre2_jit_match(regex.code_.get(), text, subject.size(), begin, 0, data_.get(), context_.get())
+             : pcre2_match(regex.code_.get(), text, subject.size(), begin, PCRE2_NO_UTF_CHECK, data_.get(),
+                           context_.get());
+}
+
+int Matcher::search_with_more_stack(const Regex& regex, std::string_view subject, size_t begin) {
+  const size_t rest = std::min(subject.size() - begin, kMostStackBytes / kStackBytesPerByte);
+  const std::unique_ptr<pcre2_jit_stack_8, Free> stack(pcre2_jit_stack_create(
+      kStackStartBytes, std::max(rest * kStackBytesPerByte, kStackLimitBytes), nullptr));
+  if (!stack) return PCRE2_ERROR_JIT_STACKLIMIT;
+  pcre2_jit_stack_assign(context_.get(), nullptr, stack.get());
+  const int result = search(regex, subject, begin);
+  pcre2_jit_stack_assign(context_.get(), nullptr, stack_.get());
+  return result;
+}
+
 bool Matcher::find(const Regex& regex, std::string_view subject, size_t begin, size_t& match_begin,
                    size_t& match_end) {
-  const auto* text = reinterpret_cast<PCRE2_SPTR>(subject.data());
   const size_t limit = kMatchLimit + std::min(subject.size(), size_t{UINT32_MAX} / 32) * kMatchLimitPerByte;
   pcre2_set_match_limit(context_.get(), static_cast<uint32_t>(limit));
-  const int result =
-      regex.compiled_to_machine_code_
-          ? pcre2_jit_match(regex.code_.get(), text, subject.size(), begin, 0, data_.get(), context_.get())
-          : pcre2_match(regex.code_.get(), text, subject.size(), begin, PCRE2_NO_UTF_CHECK, data_.get(),
-                        context_.get());
+  int result = search(regex, subject, begin);
+  if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = search_with_more_stack(regex, subject, begin);
   if (result == PCRE2_ERROR_NOMATCH) return false;
-  if (result < 0) fail("regular expression '{}': search gave up (PCRE2 error {})", regex.pattern_, result);
+  if (result == PCRE2_ERROR_JIT_STACKLIMIT)
+    fail(
+        "the text has a word too long to split, at byte {} of {}; break it by spaces or lines (regular "
+        "expression '{}')",
+        begin, subject.size(), regex.pattern_);
+  if (result < 0)
+    fail("regular expression '{}': search gave up at byte {} of {} (PCRE2 error {})", regex.pattern_, begin,
+         subject.size(), result);
   const size_t* bounds = pcre2_get_ovector_pointer(data_.get());
   match_begin = bounds[0];
   match_end = bounds[1];

@@ -36,11 +36,14 @@ class Matcher {
   Matcher();
 
   // The first match in `subject` (valid UTF-8) at or after byte `begin`; false when there is none. Throws
-  // Error when the pattern's search exceeds PCRE2's limits.
+  // Error when the pattern's search exceeds PCRE2's limits, or a word is of hundreds of megabytes.
   bool find(const Regex& regex, std::string_view subject, size_t begin, size_t& match_begin,
             size_t& match_end);
 
  private:
+  int search(const Regex& regex, std::string_view subject, size_t begin);
+  int search_with_more_stack(const Regex& regex, std::string_view subject, size_t begin);
+
   struct Free {
     void operator()(pcre2_real_match_data_8* data) const;
     void operator()(pcre2_real_match_context_8* context) const;

@@ -21,7 +21,7 @@ void place_token(TokenizerParts& parts, int32_t rank, std::string bytes, const s
 }
 
 // Every way to join two tokens to a third; in the order of the results, and among equals of the parts.
-void derive_merges(TokenizerParts& parts) {
+void derive_merges(TokenizerParts& parts, const std::string& source) {
   std::unordered_map<std::string_view, int32_t> ids;
   for (size_t id = 0; id < parts.token_bytes.size(); ++id)
     if (!parts.token_bytes[id].empty()) ids.emplace(parts.token_bytes[id], static_cast<int32_t>(id));
@@ -31,6 +31,8 @@ void derive_merges(TokenizerParts& parts) {
     const auto whole = ids.find(bytes);
     if (whole == ids.end() || whole->second != static_cast<int32_t>(id)) continue;
     const size_t first = parts.merges.size();
+    if (first > kMaxMerges)
+      fail("{}: tokens are made of others in more than {} ways: not a vocabulary", source, kMaxMerges);
     for (size_t cut = 1; cut < bytes.size(); ++cut) {
       const auto left = ids.find(bytes.substr(0, cut));
       if (left == ids.end()) continue;
@@ -132,7 +134,7 @@ TokenizerParts parse_tiktoken(std::string_view text, const std::string& source) 
     parts.end_of_sentence = kEndOfSentence;
     parts.add_begin_of_sentence = true;
   }
-  derive_merges(parts);
+  derive_merges(parts, source);
   return parts;
 }
 

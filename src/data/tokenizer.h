@@ -32,6 +32,8 @@ inline constexpr std::string_view kThinkEnd = "</think>";
 
 // Ids beyond this are a damaged file, not a vocabulary (the largest published ones have some 260,000 tokens).
 inline constexpr int32_t kMaxVocabulary = 1 << 20;
+// A token may be joined of different parts: published vocabularies have up to three merges a token.
+inline constexpr size_t kMaxMerges = size_t{4} * kMaxVocabulary;
 
 // A token outside the byte-pair encoding, written in text as `content`.
 struct AddedToken {

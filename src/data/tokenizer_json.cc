@@ -197,6 +197,7 @@ class Reader {
   void read_merges(element merges) {
     for (const element merge : list(merges, "model.merges")) {
       const size_t rank = parts_.merges.size();
+      if (rank == kMaxMerges) fail("{}: model.merges: more than {} merges", source_, kMaxMerges);
       std::string_view left, right, joined;
       if (merge.get(joined) == simdjson::SUCCESS) {  // "a b"
         const size_t space = joined.find(' ');

@@ -195,6 +195,32 @@ TEST(Tiktoken, MergesByTheResultsRank) {
   expect_error(error(bytes_only + std::string(4000, 'A') + " 300\n"), "3000 bytes");
 }
 
+std::string base64(std::string_view bytes) {
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string text;
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    uint32_t bits = 0;
+    for (size_t j = 0; j < 3; ++j)
+      bits = bits << 8 | (i + j < bytes.size() ? static_cast<uint8_t>(bytes[i + j]) : uint32_t{0});
+    const size_t digits = std::min(bytes.size() - i, size_t{3}) + 1;
+    for (size_t j = 0; j < 4; ++j) text += j < digits ? kDigits[bits >> (18 - 6 * j) & 63] : '=';
+  }
+  return text;
+}
+
+// Runs of two letters, each of which is made of two others in hundreds of ways.
+TEST(Tiktoken, MergesWithoutEndAreRefused) {
+  std::string file;
+  int rank = 0;
+  for (int byte = 0; byte < 256; ++byte)
+    file += fmt::format("{} {}\n", base64(std::string(1, static_cast<char>(byte))), rank++);
+  for (size_t a = 0; a <= 240; ++a)
+    for (size_t b = 0; a + b <= 240; ++b)
+      if (a + b > 1)
+        file += fmt::format("{} {}\n", base64(std::string(a, 'a') + std::string(b, 'b')), rank++);
+  expect_error([&] { parse_tiktoken(file, "t"); }, "t: tokens are made of others in more than 4194304 ways");
+}
+
 TEST(Tiktoken, Base64) {
   EXPECT_EQ(decode_base64("YWJj"), "abc");
   EXPECT_EQ(decode_base64("AP8="), std::string("\0\xff", 2));
@@ -245,7 +271,28 @@ TEST(GgufVocabulary, RefusesByName) {
   GgufText strings;
   strings.number(uint64_t{0}).number(uint64_t{1}).string("k").number(uint32_t{9}).number(uint32_t{8});
   strings.number(~uint64_t{0});
-  expect_error([&] { parse_gguf_vocabulary(strings.bytes, "f"); }, "ends within");
+  expect_error([&] { parse_gguf_vocabulary(strings.bytes, "f"); }, "more than the file holds");
+}
+
+// What a file with holes can hold in plenty: nothing of it is copied before it is counted.
+TEST(GgufVocabulary, CountsAndLengthsHaveLimits) {
+  const auto file = [](uint64_t keys) {
+    GgufText text;
+    text.number(uint64_t{0}).number(keys);
+    return text;
+  };
+  const auto refused = [](const GgufText& text, const std::string& why) {
+    expect_error([&] { parse_gguf_vocabulary(text.bytes, "f"); }, why);
+  };
+  refused(file(70'000), "f: 70000 keys, expected at most 65536");
+  refused(file(1).string(std::string(65'536, 'k')), "f: a key of 65536 bytes, expected at most 65535");
+  GgufText many = file(1).string("k").number(uint32_t{9}).number(uint32_t{0}).number(uint64_t{5'000'000});
+  many.bytes.resize(many.bytes.size() + 5'000'000);
+  refused(many, "f: 'k' has 5000000 values, expected at most 4194304");
+  GgufText tokens = file(3).pair("tokenizer.ggml.model", "gpt2").pair("tokenizer.ggml.pre", "gpt-2");
+  tokens.string("tokenizer.ggml.tokens").number(uint32_t{9}).number(uint32_t{8}).number(uint64_t{2});
+  tokens.string(std::string(100'000'000, '\0')).string("b");
+  refused(tokens, "f: 'tokenizer.ggml.tokens' has 100000017 bytes, expected at most 100000000");
 }
 
 // Some bytes changed, cut out, doubled, or the end cut off.

@@ -73,6 +73,17 @@ TEST(PreTokenizer, SplitsAsKimiDoes) {
                                       " ", " y", "Server", "中", " don't", " ", "文字", "ABc"}));
 }
 
+// Groups of Kimi's split remember every letter.
+TEST(PreTokenizer, LongWordsAreSplit) {
+  const PreTokenizer pre_tokenizer({kimi_split()});
+  Matcher matcher;
+  const std::string word(3'000'000, 'a');
+  std::vector<size_t> sizes;
+  pre_tokenizer.split("ab " + word + " " + word + "\n", matcher,
+                      [&](std::string_view piece) { sizes.push_back(piece.size()); });
+  EXPECT_EQ(sizes, (std::vector<size_t>{2, word.size() + 1, word.size() + 1, 1}));
+}
+
 TEST(PreTokenizer, BehaviorsOfMatches) {
   const auto split = [](SplitBehavior behavior, bool invert = false) {
     const PreTokenizer pre_tokenizer(
