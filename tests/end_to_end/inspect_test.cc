@@ -171,7 +171,8 @@ TEST(Inspect, QuantizedFoldersHaveNoOtherForm) {
   const ScratchFolder scratch;
   const fs::path model = *latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model";
   ASSERT_EQ(moray({"quantize", model, scratch / "q", "--format", "4bit"}).status, 0);
-  for (const json& entry : inspect(scratch / "q")["serving"]["needs"])
+  const json summary = inspect(scratch / "q");
+  for (const json& entry : summary["serving"]["needs"])
     EXPECT_EQ(entry["weights"], "as stored");
   const Outcome table = moray({"inspect", scratch / "q"});
   EXPECT_NE(table.out.find("memory to serve, MiB"), std::string::npos) << table.out;
