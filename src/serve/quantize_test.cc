@@ -273,7 +273,7 @@ TEST(Quantize, FilesOutsideAreRefusedBeforeWork) {
                              "'generation_config.json' is a link out of the folder");
 }
 
-TEST(Quantize, WhatTheDiskLacksRoomForIsRefusedBeforeWork) {
+TEST(NeedsLargeFiles, WhatTheDiskLacksRoomForIsRefusedBeforeWork) {
   Machine machine;
   const test::ScratchFolder scratch;
   fs::create_directories(scratch / "model");

@@ -10,14 +10,11 @@ check() { # check PAGE CHARTS HEATMAPS MTP_HEATMAPS DASHED_SWATCHES TITLE
   local page=$1
   timeout 120 chromium --headless --no-sandbox --disable-gpu --virtual-time-budget=4000 --enable-logging=stderr \
     --dump-dom "file://$work/$page" >"$work/$page.dom" 2>"$work/$page.log"
-  local charts maps
-  charts=$(grep -o '<div class="chart"' "$work/$page.dom" | wc -l)
-  maps=$(grep -o '<canvas class="map"' "$work/$page.dom" | wc -l)
-  [[ $charts == "$2" && $maps == "$3" ]] || { echo "$page: $charts charts, $maps heatmaps"; return 1; }
-  local mtp dashed
-  mtp=$({ grep -o '<h3>MTP layer</h3>' "$work/$page.dom" || true; } | wc -l)
-  dashed=$({ grep -o 'class="swatch" style="background: repeating-linear-gradient' "$work/$page.dom" || true; } | wc -l)
-  [[ $mtp == "$4" && $dashed == "$5" ]] || { echo "$page: $mtp heatmaps of MTP, $dashed dashed swatches"; return 1; }
+  count() { { grep -o "$1" "$work/$page.dom" || true; } | wc -l; }  # none is a count too
+  local found
+  found="$(count '<div class="chart"') charts, $(count '<canvas class="map"') heatmaps, $(count '<h3>MTP layer</h3>') of MTP"
+  found+=", $(count 'class="swatch" style="background: repeating-linear-gradient') dashed swatches"
+  [[ $found == "$2 charts, $3 heatmaps, $4 of MTP, $5 dashed swatches" ]] || { echo "$page: $found"; return 1; }
   grep -q "<title>$6 – moray</title>" "$work/$page.dom" || { echo "$page: wrong title"; return 1; }
   ! grep CONSOLE "$work/$page.log" || return 1
 }
