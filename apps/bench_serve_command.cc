@@ -55,7 +55,7 @@ deepseek::ModelConfig model_of(const BenchServeOptions& options) {
   return model;
 }
 
-// Random weights in panels; Throws Error where they and a context do not fit in memory.
+// Random weights in panels. Throws Error where they and a context do not fit in memory.
 ServedModel served_model(Exec& exec, const deepseek::ModelConfig& config, DType dtype,
                          int64_t context_tokens) {
   const WeightForm form = dtype == DType::f8_e4m3 ? WeightForm::fp8
@@ -64,10 +64,8 @@ ServedModel served_model(Exec& exec, const deepseek::ModelConfig& config, DType 
                                                   : WeightForm::bf16;
   const size_t weights = weight_bytes(config, form) * (dtype == DType::f32 ? 2 : 1);
   const EngineOptions engine;
-  expect_memory(config, weights,
-                static_cast<size_t>(context_tokens) *
-                    LatentCache::token_bytes(config, config.num_hidden_layers, engine.cache_dtype),
-                working_bytes(config, engine.chunk_tokens, context_tokens), available_memory_bytes());
+  expect_memory(config, memory_need(config, weights, engine.cache_dtype, engine.chunk_tokens, context_tokens),
+                available_memory_bytes());
   ServedModel served = random_model(exec, config, dtype);
   pack_weights(exec, served);
   return served;

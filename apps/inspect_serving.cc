@@ -37,18 +37,16 @@ void add_needs(const deepseek::ModelConfig& config, const std::string& weights, 
   const size_t free = available_memory_bytes(), machine = machine_memory_bytes();
   for (int64_t context : contexts_of(config))
     for (DType cache : kCaches) {
-      const size_t cached =
-          static_cast<size_t>(context) * LatentCache::token_bytes(config, config.num_hidden_layers, cache);
-      const size_t working = working_bytes(config, kChunk, context), all = weight_bytes + cached + working;
+      const MemoryNeed need = memory_need(config, weight_bytes, cache, kChunk, context);
       needs.push_back({{"weights", weights},
                        {"context_tokens", context},
                        {"cache", cache_name(cache)},
                        {"weight_bytes", weight_bytes},
-                       {"cache_bytes", cached},
-                       {"working_bytes", working},
-                       {"bytes", all},
-                       {"fits", all <= free},
-                       {"fits_when_idle", all <= machine}});
+                       {"cache_bytes", need.cache},
+                       {"working_bytes", need.working},
+                       {"bytes", need.all()},
+                       {"fits", need.all() <= free},
+                       {"fits_when_idle", need.all() <= machine}});
     }
 }
 

@@ -25,20 +25,12 @@ namespace moray {
 
 namespace {
 
-// A hub's config and index are read into memory; the largest of models are far smaller.
-std::string read_json_file(const fs::path& path) {
-  constexpr uintmax_t kMost = 64 << 20;
-  if (const uintmax_t bytes = fs::file_size(path); bytes > kMost)
-    fail("{}: has {} bytes, expected at most {}", path.string(), bytes, kMost);
-  return read_file(path);
-}
-
 // The shard of each tensor by the repository's index, where it has one.
 std::optional<std::map<std::string, std::string>> indexed_tensors(const fs::path& originals) {
   const fs::path path = originals / "model.safetensors.index.json";
   if (!fs::exists(path)) return std::nullopt;
   std::map<std::string, std::string> shard_of;
-  const nlohmann::json index = parse_json(read_json_file(path), path.string());
+  const nlohmann::json index = parse_json(read_file(path), path.string());
   for (const auto& [name, shard] : json_object(index, "weight_map", path.string()).items()) {
     if (!shard.is_string()) fail("{}: the shard of '{}' is not a string", path.string(), name);
     shard_of[name] = shard.get<std::string>();
@@ -73,7 +65,7 @@ std::vector<std::string> indexed_shards(const fs::path& originals, const std::ve
 void expect_of_use(const fs::path& originals) {
   const fs::path path = originals / "config.json";
   if (!fs::exists(path)) fail("the repository has no config.json");
-  const std::string text = read_json_file(path), where = "the repository's config.json";
+  const std::string text = read_file(path), where = "the repository's config.json";
   const auto config = deepseek::ModelConfig::from_json(text, where);
   expect_quantizable(text, where);
   if (const auto shard_of = indexed_tensors(originals)) {
@@ -85,13 +77,13 @@ void expect_of_use(const fs::path& originals) {
 
 deepseek::ModelConfig config_in(const fs::path& originals) {
   const fs::path path = originals / "config.json";
-  return deepseek::ModelConfig::from_json(read_json_file(path), path.string());
+  return deepseek::ModelConfig::from_json(read_file(path), path.string());
 }
 
 // A pull as it is may be meant for another program.
 void warn_if_not_served(const fs::path& config) {
   try {
-    deepseek::ModelConfig::from_json(read_json_file(config), "its config.json");
+    deepseek::ModelConfig::from_json(read_file(config), "its config.json");
   } catch (const Error& error) {
     log::warning("moray cannot run this model: {}", error.what());
   }
@@ -134,7 +126,7 @@ hub::Conversion quantization(Exec& exec, IntFormat format) {
         write_safetensors_index(folder, indexed);
         plan_weights(SafetensorsFolder(folder), config_in(originals), false);  // all that serving needs
         write_file_atomically(folder / "config.json",
-                              with_int_format(read_json_file(originals / "config.json"), format));
+                              with_int_format(read_file(originals / "config.json"), format));
       }};
 }
 

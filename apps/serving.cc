@@ -131,10 +131,9 @@ void Serving::load(const ServingOptions& options, const deepseek::ModelConfig& c
   cache_dtype_ = cache_dtype_of(options.cache, all_f32);
   const int64_t tokens =
       options.context_tokens > 0 ? context_tokens_ : std::min(expected_tokens, context_tokens_);
-  expect_memory(plan.config, plan.bytes(),
-                static_cast<size_t>(tokens) *
-                    LatentCache::token_bytes(plan.config, plan.config.num_hidden_layers, cache_dtype_),
-                working_bytes(plan.config, options.chunk_tokens, tokens), available_memory_bytes());
+  expect_memory(plan.config,
+                memory_need(plan.config, plan.bytes(), cache_dtype_, options.chunk_tokens, tokens),
+                available_memory_bytes());
   const auto total = static_cast<int64_t>(plan.bytes());
   std::optional<Progress> progress;
   progress.emplace("load", total, "bytes");

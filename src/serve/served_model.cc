@@ -7,10 +7,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <sstream>
 
 #include "checkpoint/convert.h"
-#include "serve/serving_need.h"
 #include "tensor/panels.h"
 
 namespace moray {
@@ -213,54 +211,6 @@ ServedModel load_weights(Exec& exec, const SafetensorsFolder& folder, const Weig
 
 ServedModel serve_trained(const deepseek::Model& model) {
   return {model, deepseek::make_model(model.config, [](const Shape&) { return Tensor(); })};
-}
-
-namespace {
-
-size_t memory_line(std::string_view key) {
-  std::istringstream lines(read_file("/proc/meminfo"));
-  for (std::string line; std::getline(lines, line);)
-    if (line.starts_with(key)) return std::stoull(line.substr(key.size())) << 10;
-  fail("/proc/meminfo: there is no {}", key);
-}
-
-// What would fit where the weights as stored do not: a shorter context, else the first narrower form.
-std::string advice(const deepseek::ModelConfig& config, size_t weights, size_t rest_bytes,
-                   size_t available_bytes, double gib) {
-  const bool mostly_context = rest_bytes > weights && weights < available_bytes;
-  if (weights + rest_bytes / 2 <= available_bytes || mostly_context)
-    return "a shorter --context, fewer --max-tokens or the --cache fp8 would fit";
-  for (WeightForm form : {WeightForm::int8, WeightForm::int4}) {  // what moray quantize makes
-    const size_t bytes = weight_bytes(config, form);
-    if (bytes < weights && bytes + rest_bytes <= available_bytes)
-      return fmt::format("in {} ({:.1f} GiB) they would fit, see moray quantize", weight_form_name(form),
-                         static_cast<double>(bytes) / gib);
-  }
-  return "they do not fit in 4-bit either";
-}
-
-}  // namespace
-
-size_t available_memory_bytes() {
-  return memory_line("MemAvailable:");
-}
-
-size_t machine_memory_bytes() {
-  return memory_line("MemTotal:");
-}
-
-void expect_memory(const deepseek::ModelConfig& config, size_t weights, size_t cache_bytes,
-                   size_t working_bytes, size_t available_bytes) {
-  const size_t rest = cache_bytes + working_bytes;
-  if (weights + rest <= available_bytes) return;
-  constexpr double kGib = 1 << 30;
-  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / kGib; };
-  fail(
-      "the weights need {:.1f} GiB, the cache {:.1f} and work {:.1f} of memory, this machine has {:.1f} "
-      "free; {} "
-      "(moray inspect shows every form)",
-      gib(weights), gib(cache_bytes), gib(working_bytes), gib(available_bytes),
-      advice(config, weights, rest, available_bytes, kGib));
 }
 
 }  // namespace moray

@@ -37,13 +37,4 @@ inline StoredWeight stored_weight(const Linear& layer, const Linear& scales) {
   return {layer.weight_OI, scales.weight_OI, 0};
 }
 
-// The memory this machine can give now, and has: MemAvailable and MemTotal of /proc/meminfo.
-size_t available_memory_bytes();
-size_t machine_memory_bytes();
-
-// Throws Error when weights, cache and what chunks work in do not fit the machine's memory, saying what
-// would.
-void expect_memory(const deepseek::ModelConfig&, size_t weights, size_t cache_bytes, size_t working_bytes,
-                   size_t available_bytes);
-
 }  // namespace moray

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/test_help.h"
-#include "serve/served_model.h"
+#include "serve/serving_need.h"
 
 namespace moray {
 namespace {
@@ -121,10 +121,10 @@ TEST(WeightPlan, MemoryIsComparedBeforeLoading) {
   const WeightPlan plan =
       plan_weights(SafetensorsFolder(kGolden),
                    deepseek::ModelConfig::from_json(read_file(kGolden / "config.json"), "config"), false);
-  EXPECT_NO_THROW(expect_memory(plan.config, plan.bytes(), 700, 300, plan.bytes() + 1000));
-  EXPECT_THROW(expect_memory(plan.config, plan.bytes(), 700, 301, plan.bytes() + 1000), Error);
+  EXPECT_NO_THROW(expect_memory(plan.config, {plan.bytes(), 700, 300}, plan.bytes() + 1000));
+  EXPECT_THROW(expect_memory(plan.config, {plan.bytes(), 700, 301}, plan.bytes() + 1000), Error);
   const auto refusal = [&](size_t rest, size_t available) {
-    return test::error_of([&] { expect_memory(plan.config, plan.bytes(), rest, 0, available); });
+    return test::error_of([&] { expect_memory(plan.config, {plan.bytes(), rest, 0}, available); });
   };
   EXPECT_NE(refusal(1001, plan.bytes() + 1000).find("shorter --context"), std::string::npos);
   EXPECT_NE(refusal(0, plan.bytes() - 1).find("in 4-bit"), std::string::npos) << refusal(0, plan.bytes() - 1);
