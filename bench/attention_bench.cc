@@ -1,4 +1,6 @@
 // Attention of MLA against the multiply-add peak. Usage: attention_bench [THREADS] [avx2|avx512] [FILTER].
+// Absorbed attention of one token counts every head over latents, rotary keys and latents again: C+R+C; its
+// layers' latents follow each other out of memory, as in a decoded token.
 //
 // Counted are the multiply-adds of the visible (query, key) pairs alone: with N+R wide keys and V wide
 // values, N+R+V each forward, and backward 3(N+R)+2V, the scores being computed again; beside it, the share
@@ -6,9 +8,11 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <vector>
 
 #include "bench/sheet.h"
 #include "ops/mla_attention.h"
+#include "ops/mla_decode.h"
 
 namespace moray {
 namespace {
@@ -39,12 +43,47 @@ void measure(Sheet& sheet, int64_t samples, int64_t rows, int64_t heads, int64_t
       backward_bar, 0.6);
 }
 
+// Codes of moderate numbers, all with the scale 1.
+CachedLatents codes(Sheet& sheet, int64_t positions, int64_t latent, int64_t rope) {
+  const Tensor latents = Tensor::empty(*sheet.exec().allocator, {positions, latent}, DType::f8_e4m3);
+  for (int64_t i = 0; i < latents.elements(); ++i)
+    latents.data<e4m3>()[i] = narrow<e4m3>(static_cast<float>(i % 17 - 8) / 16);
+  const Tensor scales = sheet.exec().empty({positions, (latent + 127) / 128});
+  std::fill_n(scales.data<float>(), scales.elements(), 1.0f);
+  return {latents, sheet.tensor({positions, rope}, DType::bf16), scales};
+}
+
+void measure_decode(Sheet& sheet, int64_t layers, int64_t positions, int64_t heads, DType cache) {
+  constexpr int64_t kLatent = 512, kNope = 128, kRope = 64, kValue = 128;
+  const std::string name = fmt::format("one token behind {}, {} heads, {} layers of latents in {}", positions,
+                                       heads, layers, dtype_name(cache));
+  if (!sheet.wants(name)) return;
+  Exec& exec = sheet.exec();
+  const MlaShape shape = {heads, kNope, kRope, kValue, 1 / std::sqrt(static_cast<double>(kNope + kRope))};
+  const Tensor q = sheet.tensor({1, shape.q_width()}), q_latent = sheet.tensor({1, heads * kLatent});
+  const Tensor o_latent = exec.empty(q_latent.shape());
+  std::vector<CachedLatents> past;
+  for (int64_t layer = 0; layer < layers; ++layer)
+    past.push_back(cache == DType::f8_e4m3 ? codes(sheet, positions, kLatent, kRope)
+                                           : CachedLatents{sheet.tensor({positions, kLatent}, cache),
+                                                           sheet.tensor({positions, kRope}, cache),
+                                                           {}});
+  const auto attend = [&] {
+    for (const CachedLatents& latents : past) mla_attend(exec, q, q_latent, latents, shape, o_latent);
+  };
+  sheet.compute_row(name, 2.0 * static_cast<double>(layers * positions * heads * (2 * kLatent + kRope)),
+                    {{"moray", attend}}, {}, 0.6);
+}
+
 void run(const BenchArguments& arguments) {
   Sheet sheet("Attention, share of the multiply-add peak", arguments.threads, arguments.filter);
   measure(sheet, 1, 4096, 16, 128, 64, 128, 0.60, 0.55);
   measure(sheet, 2, 2048, 16, 128, 64, 128, {}, {});
   measure(sheet, 4, 1024, 8, 64, 32, 64, {}, {});  // the recipe small
   measure(sheet, 4, 512, 8, 32, 16, 32, {}, {});
+  for (const DType cache : {DType::bf16, DType::f8_e4m3, DType::f32})
+    for (const int64_t layers : {1, 7}) measure_decode(sheet, layers, 8192, 16, cache);
+  measure_decode(sheet, 1, 8192, 128, DType::bf16);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "backend/cpu/attention.h"
 #include "backend/cpu/attention_tile-inl.h"
+#include "backend/cpu/vector_math.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
@@ -32,6 +33,50 @@ inline void multiply_over_width(int64_t rows, LeftOperand a, RightOperand b, int
   for (int64_t k = kWidthBlock; k < width; k += kWidthBlock)
     multiply<Order::rows, Join::add>(rows, {a.data + k, a.stride}, {b.panels + k * kPanel, b.panel_stride},
                                      std::min(kWidthBlock, width - k), c);
+}
+
+// Which keys of a block one vector of queries sees.
+struct Visible {
+  FloatVec position, start;  // of the queries in the sample
+  int64_t first_key;         // of the block
+
+  HWY_INLINE auto mask(int64_t key) const {
+    const FloatVec at = splat(static_cast<float>(first_key + key));
+    return hn::And(hn::Le(at, position), hn::Ge(at, start));
+  }
+};
+
+// What soften_columns leaves beside the probabilities.
+struct Softened {
+  FloatVec greatest, sum;
+};
+
+// Turns a block's scores of one vector of queries, one row a key, into exp(scaled score − greatest), the
+// greatest being of these and `before`. Keys before `open` need no mask; from `count` on none is touched.
+HWY_NOINLINE inline Softened soften_columns(float* column, int64_t stride, int64_t open, int64_t count,
+                                            float scale_f, FloatVec before, const Visible& visible) {
+  const FloatTag d;
+  const FloatVec scale = splat(scale_f), lowest = splat(kLowestScore);
+  FloatVec lane[kVirtualLanes];
+  for (FloatVec& greatest : lane) greatest = before;
+  for (int64_t k = 0; k < count; ++k) {
+    FloatVec s = hn::Mul(hn::Load(d, column + k * stride), scale);
+    if (k >= open) s = hn::IfThenElse(visible.mask(k), s, lowest);
+    lane[k % kVirtualLanes] = hn::Max(s, lane[k % kVirtualLanes]);
+  }
+  FloatVec greatest = lane[0];
+  for (FloatVec& other : lane) greatest = hn::Max(other, greatest);
+  for (FloatVec& sum : lane) sum = hn::Zero(d);
+  for (int64_t k = 0; k < count; ++k) {
+    float* at = column + k * stride;
+    FloatVec p = vector_exp_nonpositive(d, hn::Sub(hn::Mul(hn::Load(d, at), scale), greatest));
+    if (k >= open) p = hn::IfThenElseZero(visible.mask(k), p);
+    hn::Store(p, d, at);
+    lane[k % kVirtualLanes] = hn::Add(lane[k % kVirtualLanes], p);
+  }
+  for (int64_t half = kVirtualLanes / 2; half >= 1; half /= 2)
+    for (int64_t j = 0; j < half; ++j) lane[j] = hn::Add(lane[j], lane[j + half]);
+  return {greatest, lane[0]};
 }
 
 }  // namespace moray::cpu::HWY_NAMESPACE

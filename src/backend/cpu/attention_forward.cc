@@ -11,7 +11,6 @@
 #include <hwy/foreach_target.h>
 // After foreach_target.h, as Highway wants it.
 #include "backend/cpu/attention_block-inl.h"
-#include "backend/cpu/vector_math.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
@@ -50,48 +49,18 @@ Work work_for(const AttentionHead& head) {
   return work;
 }
 
-// Which keys of a block one vector of queries sees.
-struct Visible {
-  FloatVec position, start;  // of the queries in the sample
-  int64_t first_key;         // of the block
-
-  HWY_INLINE auto mask(int64_t key) const {
-    const FloatVec at = splat(static_cast<float>(first_key + key));
-    return hn::And(hn::Le(at, position), hn::Ge(at, start));
-  }
-};
-
 // Turns the scores of the queries from column `query` on into probabilities and joins them into the running
 // softmax. Keys before `open` need no mask; keys from `count` on are seen by no query.
-HWY_NOINLINE void softmax_columns(const Work& work, int64_t query, int64_t open, int64_t count, float scale_f,
-                                  Visible visible) {
+void softmax_columns(const Work& work, int64_t query, int64_t open, int64_t count, float scale,
+                     const Visible& visible) {
   const FloatTag d;
-  float* column = work.scores + query;
-  const FloatVec scale = splat(scale_f), lowest = splat(kLowestScore);
   const FloatVec before = hn::Load(d, work.greatest + query);
-  FloatVec lane[kVirtualLanes];
-  for (FloatVec& greatest : lane) greatest = before;
-  for (int64_t k = 0; k < count; ++k) {
-    FloatVec s = hn::Mul(hn::Load(d, column + k * kScoreStride), scale);
-    if (k >= open) s = hn::IfThenElse(visible.mask(k), s, lowest);
-    lane[k % kVirtualLanes] = hn::Max(s, lane[k % kVirtualLanes]);
-  }
-  FloatVec greatest = lane[0];
-  for (FloatVec& other : lane) greatest = hn::Max(other, greatest);
-  for (FloatVec& sum : lane) sum = hn::Zero(d);
-  for (int64_t k = 0; k < count; ++k) {
-    float* at = column + k * kScoreStride;
-    FloatVec p = vector_exp_nonpositive(d, hn::Sub(hn::Mul(hn::Load(d, at), scale), greatest));
-    if (k >= open) p = hn::IfThenElseZero(visible.mask(k), p);
-    hn::Store(p, d, at);
-    lane[k % kVirtualLanes] = hn::Add(lane[k % kVirtualLanes], p);
-  }
-  for (int64_t half = kVirtualLanes / 2; half >= 1; half /= 2)
-    for (int64_t j = 0; j < half; ++j) lane[j] = hn::Add(lane[j], lane[j + half]);
-  const FloatVec alpha = vector_exp_nonpositive(d, hn::Sub(before, greatest));
-  hn::Store(greatest, d, work.greatest + query);
+  const Softened block =
+      soften_columns(work.scores + query, kScoreStride, open, count, scale, before, visible);
+  const FloatVec alpha = vector_exp_nonpositive(d, hn::Sub(before, block.greatest));
+  hn::Store(block.greatest, d, work.greatest + query);
   hn::Store(alpha, d, work.alpha + query);
-  hn::Store(hn::MulAdd(alpha, hn::Load(d, work.sum + query), lane[0]), d, work.sum + query);
+  hn::Store(hn::MulAdd(alpha, hn::Load(d, work.sum + query), block.sum), d, work.sum + query);
 }
 
 struct BlockPair {

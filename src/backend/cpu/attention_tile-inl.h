@@ -1,5 +1,5 @@
 // The small matrix products of attention: blocks of at most 128 × 128 whose right operand is packed in
-// panels.
+// panels, or lies elsewhere and gives vectors of a step's columns as RightOperand does.
 //
 // A panel is 16 columns of a matrix, step after step: panels[column / 16][step][column % 16]. Each product is
 // one FMA chain over `depth` (at most 128) steps from 0, the canonical `part`; Join says how it meets what C
@@ -40,6 +40,16 @@ struct LeftOperand {
 struct RightOperand {
   const float* panels;   // at the first step
   int64_t panel_stride;  // floats from panel to panel
+
+  // From a column on that begins a panel.
+  HWY_INLINE RightOperand from(int64_t column) const {
+    return {panels + column / kPanel * panel_stride, panel_stride};
+  }
+  // Vector v of a step.
+  HWY_INLINE FloatVec load(int64_t step, int v) const {
+    return hn::Load(FloatTag(), panels + (v / kVectorsPerGroup) * panel_stride + step * kPanel +
+                                    (v % kVectorsPerGroup) * kVectorLanes);
+  }
 };
 
 struct Output {
@@ -62,8 +72,8 @@ HWY_INLINE void join_vector(FloatVec part, float* c, float row_scale, Lanes lane
   if constexpr (kJoin == Join::scale_add) lanes.store(hn::MulAdd(splat(row_scale), lanes.load(c), part), c);
 }
 
-template <int kRows, int kPanels, Order kOrder, Join kJoin>
-HWY_NOINLINE void multiply_tile(LeftOperand a, RightOperand b, int64_t depth, Output c) {
+template <int kRows, int kPanels, Order kOrder, Join kJoin, class Right>
+HWY_NOINLINE void multiply_tile(LeftOperand a, Right b, int64_t depth, Output c) {
   constexpr int kVectors = kPanels * kVectorsPerGroup;
   FloatVec part[kRows][kVectors];
   HWY_UNROLL(8)
@@ -72,9 +82,7 @@ HWY_NOINLINE void multiply_tile(LeftOperand a, RightOperand b, int64_t depth, Ou
   for (int64_t step = 0; step < depth; ++step) {
     FloatVec right[kVectors];
     HWY_UNROLL(8)
-    for (int v = 0; v < kVectors; ++v)
-      right[v] = hn::Load(FloatTag(), b.panels + (v / kVectorsPerGroup) * b.panel_stride + step * kPanel +
-                                          (v % kVectorsPerGroup) * kVectorLanes);
+    for (int v = 0; v < kVectors; ++v) right[v] = b.load(step, v);
     HWY_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {
       const FloatVec left =
@@ -100,14 +108,14 @@ HWY_NOINLINE void multiply_tile(LeftOperand a, RightOperand b, int64_t depth, Ou
 }
 
 // The tile of 1 to kTileRows rows.
-template <int kPanels, Order kOrder, Join kJoin, int kRows = kTileRows>
-HWY_INLINE void multiply_rows(int64_t rows, LeftOperand a, RightOperand b, int64_t depth, Output c) {
+template <int kPanels, Order kOrder, Join kJoin, int kRows = kTileRows, class Right>
+HWY_INLINE void multiply_rows(int64_t rows, LeftOperand a, Right b, int64_t depth, Output c) {
   if (rows >= kRows) return multiply_tile<kRows, kPanels, kOrder, kJoin>(a, b, depth, c);
   if constexpr (kRows > 1) multiply_rows<kPanels, kOrder, kJoin, kRows - 1>(rows, a, b, depth, c);
 }
 
-template <int kPanels, Order kOrder, Join kJoin>
-HWY_INLINE void multiply_panels(int64_t rows, LeftOperand a, RightOperand b, int64_t depth, Output c) {
+template <int kPanels, Order kOrder, Join kJoin, class Right>
+HWY_INLINE void multiply_panels(int64_t rows, LeftOperand a, Right b, int64_t depth, Output c) {
   for (int64_t r = 0; r < rows; r += kTileRows) {
     const int64_t row_step = kOrder == Order::rows ? a.stride : 1;
     multiply_rows<kPanels, kOrder, kJoin>(
@@ -117,16 +125,15 @@ HWY_INLINE void multiply_panels(int64_t rows, LeftOperand a, RightOperand b, int
 }
 
 // C (rows × c.columns) joined with A (rows × depth) · B (depth × c.columns).
-template <Order kOrder, Join kJoin>
-void multiply(int64_t rows, LeftOperand a, RightOperand b, int64_t depth, Output c) {
+template <Order kOrder, Join kJoin, class Right = RightOperand>
+void multiply(int64_t rows, LeftOperand a, Right b, int64_t depth, Output c) {
   int64_t column = 0;
   for (; column + (kTilePanels - 1) * kPanel < c.columns; column += kTilePanels * kPanel)
-    multiply_panels<kTilePanels, kOrder, kJoin>(
-        rows, a, {b.panels + column / kPanel * b.panel_stride, b.panel_stride}, depth,
-        {c.data + column, c.stride, c.columns - column, c.row_scale});
+    multiply_panels<kTilePanels, kOrder, kJoin>(rows, a, b.from(column), depth,
+                                                {c.data + column, c.stride, c.columns - column, c.row_scale});
   if (column < c.columns)
-    multiply_panels<1, kOrder, kJoin>(rows, a, {b.panels + column / kPanel * b.panel_stride, b.panel_stride},
-                                      depth, {c.data + column, c.stride, c.columns - column, c.row_scale});
+    multiply_panels<1, kOrder, kJoin>(rows, a, b.from(column), depth,
+                                      {c.data + column, c.stride, c.columns - column, c.row_scale});
 }
 
 // Packs rows as steps: row r of the source is step r of panels over its columns. Row by row, because the

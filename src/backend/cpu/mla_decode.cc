@@ -13,17 +13,15 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/mla_decode.cc"
 #include <hwy/foreach_target.h>
 // After foreach_target.h, as Highway wants it.
-#include "backend/cpu/attention_tile-inl.h"
+#include "backend/cpu/attention_block-inl.h"
 #include "backend/cpu/narrow-inl.h"
-#include "backend/cpu/vector_math.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moray::cpu::HWY_NAMESPACE {
 namespace {
 
 constexpr int64_t kBlock = kAttentionBlock;
-constexpr int64_t kColumns = 64;       // of the output at a time: widened, 32 KB of a block
-constexpr int64_t kBlocksAThread = 4;  // whose parts of the output are kept
+constexpr int64_t kBlocksAThread = 16;  // whose parts of the output are kept
 constexpr int64_t kAddsTogether = 1 << 15;
 
 // What all tasks of one token share.
@@ -32,92 +30,80 @@ struct Decode {
   const float* scales;               // [P, ceil(C / 128)] of codes
   int64_t heads, heads_padded, positions, latent, rope;
   float scale;
-  float* q_panels;        // heads as columns, C + R as steps
-  float* scores;          // [P, Hp]: scores, then probabilities
-  float* block_greatest;  // [blocks, Hp]
-  float* block_sum;       // [blocks, Hp]
+  float* q_panels;  // heads as columns, C + R as steps
 
   int64_t width() const { return latent + rope; }
   int64_t blocks() const { return (positions + kBlock - 1) / kBlock; }
   int64_t block_keys(int64_t block) const { return std::min(kBlock, positions - block * kBlock); }
 };
 
+// What a block of positions gives each head, as if there were no other.
+struct BlockOutput {
+  float *greatest, *sum;  // [Hp], of its scores, and of exp(score − greatest)
+  float* part;            // [H, Cp], latents weighed by them
+};
+
 // The type of rotary keys beside latents of type T.
 template <class T>
 using RopeOf = std::conditional_t<std::is_same_v<T, e4m3>, bf16, T>;
 
-template <class Lanes>
-HWY_INLINE FloatVec load_e4m3(const std::byte* codes, int64_t i, Lanes lanes) {
-  return decode<e4m3>(load_codes<e4m3>(codes, i, lanes));
-}
+// A block's keys, cached as Stored, its latents here as they lie (T is Stored) or widened.
+template <class T, class Stored>
+struct Keys {
+  int64_t count;
+  const T* latents;  // [count, C], rows `stride` apart
+  int64_t stride;
+  const RopeOf<Stored>* ropes;  // [count, R]
+  // Of the block behind this one, or of this one if it is the last.
+  const Stored* next_latents;
+  const RopeOf<Stored>* next_ropes;
+};
 
-// put(i, numbers, lanes) for columns column + i of [column, column + count) of a cached latent, widened;
-// column is a multiple of the lanes.
-template <class T, class Put>
-HWY_INLINE void widen_latent(const Decode& decode, int64_t position, int64_t column, int64_t count,
-                             const Put& put) {
-  const std::byte* from = decode.latents + (position * decode.latent + column) * int64_t{sizeof(T)};
-  if constexpr (std::is_same_v<T, e4m3>) {
-    const float* scales = decode.scales + position * ((decode.latent + kTile - 1) / kTile);
-    for (int64_t done = 0, tile; done < count; done += tile) {
-      tile = std::min(kTile - (column + done) % kTile, count - done);
-      const FloatVec scale = splat(scales[(column + done) / kTile]);
-      for_vectors(tile, [&](int64_t i, auto lanes) HWY_ATTR {
-        put(done + i, hn::Mul(load_e4m3(from + done, i, lanes), scale), lanes);
-      });
-    }
-  } else {
-    for_vectors(count, [&](int64_t i, auto lanes)
-                           HWY_ATTR { put(i, lanes.load(reinterpret_cast<const T*>(from) + i), lanes); });
+// Latents as the right operand, keys being the steps. Each step asks for as much of the next block, in the
+// order of memory: so it is there when its scores are wanted, and memory works while the multipliers do.
+template <class T, class Stored>
+struct LatentColumns {
+  const T* latents;  // at the first column
+  int64_t stride;
+  const Stored* next;
+
+  HWY_INLINE LatentColumns from(int64_t column) const {
+    return {latents + column, stride, next + column * kBlock};
   }
+  HWY_INLINE FloatVec load(int64_t step, int v) const {
+    constexpr int64_t kLine = 64 / sizeof(Stored), kStep = kTilePanels * kPanel;
+    if (v * kVectorLanes % kLine == 0) hwy::Prefetch(next + step * kStep + v * kVectorLanes);
+    return WholeVector().load(latents + step * stride + v * kVectorLanes);
+  }
+};
+
+template <class T>
+HWY_INLINE void widen(const T* from, int64_t count, float* to) {
+  for_vectors(count, [&](int64_t i, auto lanes) HWY_ATTR { lanes.store(lanes.load(from + i), to + i); });
 }
 
-// Columns [column, column + count) of a key, its latent and then its rotary numbers.
-template <class T>
-HWY_INLINE void widen_key(const Decode& decode, int64_t position, int64_t column, int64_t count, float* to) {
-  const int64_t of_latent = std::clamp(decode.latent - column, int64_t{0}, count);
-  const auto store = [&to](int64_t i, FloatVec numbers, auto lanes)
-                         HWY_ATTR { lanes.store(numbers, to + i); };
-  widen_latent<T>(decode, position, column, of_latent, store);
-  const auto* ropes = reinterpret_cast<const RopeOf<T>*>(decode.ropes) + position * decode.rope;
-  const auto* rope = ropes + std::max(column - decode.latent, int64_t{0});
-  to += of_latent;
-  for_vectors(count - of_latent,
-              [&](int64_t i, auto lanes) HWY_ATTR { store(i, lanes.load(rope + i), lanes); });
-}
-
-// Asks for `count` numbers of the latents from position `position` on, `index` times as many behind it: as
-// memory lies, though columns of many positions are widened before the next columns.
-template <class T>
-HWY_INLINE void ask_for_latents(const Decode& decode, int64_t position, int64_t index, int64_t count) {
-  constexpr int64_t kLineBytes = 64;
-  const int64_t begin = index * count, of_all = (decode.positions - position) * decode.latent;
-  const std::byte* from = decode.latents + (position * decode.latent + begin) * int64_t{sizeof(T)};
-  if (begin + count <= of_all)
-    for (int64_t line = 0; line < count * int64_t{sizeof(T)}; line += kLineBytes) hwy::Prefetch(from + line);
-}
-
-// A block's scores, some keys and steps of their width at a time, so that what is widened stays in the first
-// cache.
-template <class T>
-void score_keys(const Decode& decode, int64_t block, float* scores) {
-  constexpr int64_t kTogether = 24;  // whole tiles of either instruction set
-  static thread_local GrowingBuffer buffer;
-  const int64_t keys = decode.block_keys(block), width = decode.width(), heads = decode.heads_padded;
-  float* rows = buffer.floats(kTogether * kWidthBlock);
-  for (int64_t first = 0; first < keys; first += kTogether) {
-    const int64_t count = std::min(kTogether, keys - first);
-    const Output to{scores + first * heads, heads, heads};
-    for (int64_t column = 0; column < width; column += kWidthBlock) {
-      const int64_t steps = std::min(kWidthBlock, width - column);
+// Scores [keys, Hp] before scaling, of a tile's keys and a part of their width at a time (the latent, then
+// the rotary numbers), so that both operands stay in the first cache.
+template <class T, class Stored>
+void score_keys(const Decode& decode, const Keys<T, Stored>& keys, float* scores) {
+  alignas(64) float rows[kTileRows * kWidthBlock];
+  const int64_t width = decode.width(), heads = decode.heads_padded;
+  for (int64_t column = 0; column < width; column += kWidthBlock) {
+    const int64_t steps = std::min(kWidthBlock, width - column);
+    const int64_t of_latent = std::clamp(decode.latent - column, int64_t{0}, steps);
+    const RightOperand right{decode.q_panels + column * kPanel, kPanel * width};
+    for (int64_t first = 0; first < keys.count; first += kTileRows) {
+      const int64_t count = std::min<int64_t>(kTileRows, keys.count - first);
       for (int64_t k = 0; k < count; ++k) {
-        const int64_t position = block * kBlock + first + k;
-        widen_key<T>(decode, position, column, steps, rows + k * kWidthBlock);
-        ask_for_latents<T>(decode, block * kBlock + first + kTogether, column / kWidthBlock * count + k,
-                           kWidthBlock);
+        float* row = rows + k * kWidthBlock;
+        const int64_t key = first + k, rope = column + of_latent - decode.latent;
+        if (of_latent > 0) widen(keys.latents + key * keys.stride + column, of_latent, row);
+        if (of_latent == steps) continue;
+        hwy::Prefetch(keys.next_ropes + key * decode.rope);
+        widen(keys.ropes + key * decode.rope + rope, steps - of_latent, row + of_latent);
       }
       const LeftOperand left{rows, kWidthBlock};
-      const RightOperand right{decode.q_panels + column * kPanel, kPanel * width};
+      const Output to{scores + first * heads, heads, heads};
       if (column == 0)
         multiply<Order::rows, Join::set>(count, left, right, steps, to);
       else
@@ -126,107 +112,136 @@ void score_keys(const Decode& decode, int64_t block, float* scores) {
   }
 }
 
-template <class T>
-void score_block(const Decode& decode, int64_t block) {
-  const int64_t keys = decode.block_keys(block), heads = decode.heads_padded;
-  float* scores = decode.scores + block * kBlock * heads;
-  score_keys<T>(decode, block, scores);
-  for (int64_t h = 0; h < heads; h += kVectorLanes) {
-    FloatVec greatest = splat(kLowestScore);
-    for (int64_t k = 0; k < keys; ++k) {
-      float* at = scores + k * heads + h;
-      const FloatVec score = hn::Mul(hn::Load(FloatTag(), at), splat(decode.scale));
-      hn::Store(score, FloatTag(), at);
-      greatest = hn::Max(score, greatest);
-    }
-    hn::Store(greatest, FloatTag(), decode.block_greatest + block * heads + h);
-  }
-}
-
-// Scores to exp(score − greatest), and their sum over the block.
-void soften_block(const Decode& decode, int64_t block, const float* greatest) {
-  const FloatTag d;
-  const int64_t keys = decode.block_keys(block), heads = decode.heads_padded;
-  for (int64_t h = 0; h < heads; h += kVectorLanes) {
-    float* column = decode.scores + block * kBlock * heads + h;
-    const FloatVec most = hn::Load(d, greatest + h);
-    FloatVec lane[kVirtualLanes];
-    for (FloatVec& sum : lane) sum = hn::Zero(d);
-    for (int64_t k = 0; k < keys; ++k) {
-      const FloatVec p = vector_exp_nonpositive(d, hn::Sub(hn::Load(d, column + k * heads), most));
-      hn::Store(p, d, column + k * heads);
-      lane[k % kVirtualLanes] = hn::Add(lane[k % kVirtualLanes], p);
-    }
-    for (int64_t half = kVirtualLanes / 2; half >= 1; half /= 2)
-      for (int64_t j = 0; j < half; ++j) lane[j] = hn::Add(lane[j], lane[j + half]);
-    hn::Store(lane[0], d, decode.block_sum + block * heads + h);
-  }
-}
-
-// Columns [column, column + kColumns) of a block's part of every head's output, [H, Cp].
-template <class T>
-void output_block(const Decode& decode, int64_t block, int64_t column, float* parts) {
+template <class T, class Stored>
+void attend_to(const Decode& decode, const Keys<T, Stored>& keys, const BlockOutput& out) {
   static thread_local GrowingBuffer buffer;
-  constexpr int64_t kPanelStride = kPanel * kBlock;
-  const int64_t heads = decode.heads_padded, keys = decode.block_keys(block), stride = padded(decode.latent);
-  const int64_t count = std::min(kColumns, decode.latent - column);
-  float* panels = buffer.floats(kBlock * kColumns);
-  if (count % kPanel != 0) std::fill_n(panels, kBlock * kColumns, 0.0f);
-  for (int64_t k = 0; k < keys; ++k) {
-    widen_latent<T>(decode, block * kBlock + k, column, count,
-                    [&](int64_t i, FloatVec numbers, auto lanes) HWY_ATTR {
-                      lanes.store(numbers, panels + i / kPanel * kPanelStride + k * kPanel + i % kPanel);
-                    });
-    ask_for_latents<T>(decode, (block + 1) * kBlock, column / kColumns * kBlock + k, kColumns);
+  const FloatTag d;
+  const int64_t heads = decode.heads_padded;
+  float* scores = buffer.floats(kBlock * heads);
+  score_keys(decode, keys, scores);
+  for (int64_t h = 0; h < heads; h += kVectorLanes) {
+    const Softened softened = soften_columns(scores + h, heads, keys.count, keys.count, decode.scale,
+                                             splat(kLowestScore), Visible());
+    hn::Store(softened.greatest, d, out.greatest + h);
+    hn::Store(softened.sum, d, out.sum + h);
   }
-  multiply<Order::columns, Join::set>(decode.heads, {decode.scores + block * kBlock * heads, heads},
-                                      {panels, kPanelStride}, keys, {parts + column, stride, padded(count)});
+  multiply<Order::columns, Join::set>(decode.heads, {scores, heads},
+                                      LatentColumns<T, Stored>{keys.latents, keys.stride, keys.next_latents},
+                                      keys.count, {out.part, padded(decode.latent), decode.latent});
 }
 
-// A head's output from the parts of `count` blocks: the first ones, or joined with what o_latent holds of
-// those before. After the last ones divide_by is its sum of probabilities, else null.
-void join_parts(const Decode& decode, const float* parts, int64_t count, bool first, const float* divide_by,
+template <class Lanes>
+HWY_INLINE FloatVec load_e4m3(const e4m3* codes, int64_t i, Lanes lanes) {
+  return decode<e4m3>(load_codes<e4m3>(reinterpret_cast<const std::byte*>(codes), i, lanes));
+}
+
+HWY_INLINE void widen_codes(const Decode& decode, int64_t position, const e4m3* from, float* to) {
+  const float* scales = decode.scales + position * ((decode.latent + kTile - 1) / kTile);
+  for (int64_t column = 0; column < decode.latent; column += kTile) {
+    const FloatVec scale = splat(scales[column / kTile]);
+    for_vectors(std::min(kTile, decode.latent - column), [&](int64_t i, auto lanes) HWY_ATTR {
+      lanes.store(hn::Mul(load_e4m3(from + column, i, lanes), scale), to + column + i);
+    });
+  }
+}
+
+// Latents in whole panels of numbers are taken as they lie; codes, and other widths, are widened first.
+template <class Stored>
+void attend_block(const Decode& decode, int64_t block, const BlockOutput& out) {
+  const int64_t first = block * kBlock, count = decode.block_keys(block), size = kBlock * decode.latent;
+  const auto* latents = reinterpret_cast<const Stored*>(decode.latents) + block * size;
+  const auto* ropes = reinterpret_cast<const RopeOf<Stored>*>(decode.ropes) + first * decode.rope;
+  const bool last = block + 1 == decode.blocks();
+  const auto* next = last ? latents : latents + size;
+  const auto* next_ropes = last ? ropes : ropes + kBlock * decode.rope;
+  if constexpr (!std::is_same_v<Stored, e4m3>)
+    if (decode.latent % kPanel == 0)
+      return attend_to(decode, Keys<Stored, Stored>{count, latents, decode.latent, ropes, next, next_ropes},
+                       out);
+  static thread_local GrowingBuffer buffer;
+  // An odd number of cache lines, so that a column spreads over the cache.
+  const int64_t stride = padded(decode.latent) + (padded(decode.latent) / kPanel % 2 == 0 ? kPanel : 0);
+  float* rows = buffer.floats(kBlock * stride);
+  for (int64_t k = 0; k < count; ++k) {
+    const Stored* from = latents + k * decode.latent;
+    if constexpr (std::is_same_v<Stored, e4m3>)
+      widen_codes(decode, first + k, from, rows + k * stride);
+    else
+      widen(from, decode.latent, rows + k * stride);
+  }
+  attend_to(decode, Keys<float, Stored>{count, rows, stride, ropes, next, next_ropes}, out);
+}
+
+// What has been joined so far, and what each block of a round counts in it.
+struct Joined {
+  float *greatest, *sum;  // [Hp], over all blocks so far
+  float *own, *past;  // [blocks of a round, Hp]: what a block's part and what was before are multiplied by
+};
+
+// Blocks in their order: as attention's forward pass meets them, but each with its own greatest score.
+void weigh_blocks(const Decode& decode, int64_t count, const float* greatest, const float* sum,
+                  const Joined& joined) {
+  const FloatTag d;
+  const int64_t heads = decode.heads_padded;
+  for (int64_t h = 0; h < heads; h += kVectorLanes) {
+    FloatVec so_far = hn::Load(d, joined.greatest + h), total = hn::Load(d, joined.sum + h);
+    for (int64_t at = h; at < count * heads; at += heads) {
+      const FloatVec of_block = hn::Load(d, greatest + at), most = hn::Max(of_block, so_far);
+      const FloatVec own = vector_exp_nonpositive(d, hn::Sub(of_block, most));
+      const FloatVec past = vector_exp_nonpositive(d, hn::Sub(so_far, most));
+      hn::Store(own, d, joined.own + at);
+      hn::Store(past, d, joined.past + at);
+      total = hn::MulAdd(own, hn::Load(d, sum + at), hn::Mul(past, total));
+      so_far = most;
+    }
+    hn::Store(so_far, d, joined.greatest + h);
+    hn::Store(total, d, joined.sum + h);
+  }
+}
+
+// A head's output from the parts of `count` blocks, joined with what o_latent holds of those before; divided
+// by its sum of probabilities after the last ones.
+void join_parts(const Decode& decode, const float* parts, int64_t count, const Joined& joined, bool last,
                 int64_t head, float* o_latent) {
   const int64_t stride = padded(decode.latent), size = decode.heads * stride;
   float* out = o_latent + head * decode.latent;
+  const FloatVec sum = splat(joined.sum[head]);
   for_vectors(decode.latent, [&](int64_t i, auto lanes) HWY_ATTR {
-    FloatVec run = first ? hn::Zero(FloatTag()) : lanes.load(out + i);
-    for (int64_t block = 0; block < count; ++block)
-      run = hn::Add(run, lanes.load(parts + block * size + head * stride + i));
-    lanes.store(divide_by != nullptr ? hn::Div(run, splat(*divide_by)) : run, out + i);
+    FloatVec run = lanes.load(out + i);
+    for (int64_t block = 0; block < count; ++block) {
+      const int64_t at = block * decode.heads_padded + head;
+      run = hn::MulAdd(splat(joined.own[at]), lanes.load(parts + block * size + head * stride + i),
+                       hn::Mul(splat(joined.past[at]), run));
+    }
+    lanes.store(last ? hn::Div(run, sum) : run, out + i);
   });
 }
 
 template <class T>
 void attend_of(Exec& exec, const Decode& decode, float* o_latent) {
   const int64_t blocks = decode.blocks(), heads = decode.heads_padded;
-  exec.pool->for_stretches(blocks, [&](int64_t block, int) HWY_ATTR { score_block<T>(decode, block); });
-  const Tensor greatest = exec.empty({heads}), sums = exec.zeros({heads});
-  std::copy_n(decode.block_greatest, heads, greatest.data<float>());
-  for (int64_t i = heads; i < blocks * heads; ++i) {
-    float& most = greatest.data<float>()[i % heads];
-    most = std::max(most, decode.block_greatest[i]);
-  }
-  exec.pool->for_each(
-      blocks, [&](int64_t block, int) HWY_ATTR { soften_block(decode, block, greatest.data<float>()); });
-  for (int64_t i = 0; i < blocks * heads; ++i) sums.data<float>()[i % heads] += decode.block_sum[i];
   const int64_t together = std::min<int64_t>(blocks, kBlocksAThread * exec.pool->threads());
-  const int64_t part = decode.heads * padded(decode.latent),
-                groups = (decode.latent + kColumns - 1) / kColumns;
+  const int64_t part = decode.heads * padded(decode.latent);
   // Few additions are not worth waking a thread.
   const int64_t heads_together = std::max<int64_t>(1, kAddsTogether / (together * padded(decode.latent)));
-  const Tensor parts = exec.empty({together, part});
+  const Tensor parts = exec.empty({together, part}), of_blocks = exec.empty({4 * together + 2, heads});
+  float* greatest = of_blocks.data<float>();
+  float* sum = greatest + together * heads;
+  const Joined joined{sum + 3 * together * heads, sum + (3 * together + 1) * heads, sum + together * heads,
+                      sum + 2 * together * heads};
+  std::fill_n(joined.greatest, heads, kLowestScore);
+  std::fill_n(joined.sum, heads, 0.0f);
+  std::fill_n(o_latent, decode.heads * decode.latent, 0.0f);
   for (int64_t first = 0; first < blocks; first += together) {
     const int64_t count = std::min(together, blocks - first);
-    exec.pool->for_stretches(count * groups, [&](int64_t i, int) HWY_ATTR {
-      output_block<T>(decode, first + i / groups, i % groups * kColumns,
-                      parts.data<float>() + i / groups * part);
+    exec.pool->for_stretches(count, [&](int64_t i, int) HWY_ATTR {
+      attend_block<T>(decode, first + i,
+                      {greatest + i * heads, sum + i * heads, parts.data<float>() + i * part});
     });
-    const bool last = first + count == blocks;
+    weigh_blocks(decode, count, greatest, sum, joined);
     exec.pool->for_ranges(decode.heads, heads_together, [&](int64_t begin, int64_t end, int) HWY_ATTR {
       for (int64_t head = begin; head < std::min(end, decode.heads); ++head)
-        join_parts(decode, parts.data<float>(), count, first == 0, last ? sums.data<float>() + head : nullptr,
-                   head, o_latent);
+        join_parts(decode, parts.data<float>(), count, joined, first + count == blocks, head, o_latent);
     });
   }
 }
@@ -235,10 +250,7 @@ void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLat
             const MlaShape& shape, const Tensor& o_latent) {
   const int64_t heads = shape.heads, heads_padded = padded(heads), positions = past.latents_PC.extent(0);
   const int64_t latent = past.latents_PC.extent(1), rope = shape.qk_rope_head_dim, width = latent + rope;
-  const int64_t blocks = (positions + kBlock - 1) / kBlock;
   const Tensor rows = exec.empty({heads, width}), panels = exec.empty({heads_padded, width});
-  const Tensor scores = exec.empty({blocks * kBlock, heads_padded}),
-               of_blocks = exec.empty({2 * blocks, heads_padded});
   for (int64_t h = 0; h < heads; ++h) {
     float* row = rows.data<float>() + h * width;
     std::copy_n(q_latent.data<float>() + h * latent, latent, row);
@@ -255,10 +267,7 @@ void attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLat
                       latent,
                       rope,
                       static_cast<float>(shape.softmax_scale),
-                      panels.data<float>(),
-                      scores.data<float>(),
-                      of_blocks.data<float>(),
-                      of_blocks.data<float>() + blocks * heads_padded};
+                      panels.data<float>()};
   switch (past.latents_PC.dtype()) {
     case DType::bf16:
       return attend_of<bf16>(exec, decode, o_latent.data<float>());
