@@ -109,7 +109,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MlaDecode,
                                          DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, DType::f8_e4m3},
                                          DecodeCase{{3, 20, 10, 12, 0.15}, 200, 129, DType::f8_e4m3},
                                          DecodeCase{{3, 20, 10, 12, 0.15}, 72, 257},
-                                         DecodeCase{{3, 20, 10, 12, 0.15}, 48, 2300},  // more blocks than whose parts are kept
+                                         DecodeCase{{3, 20, 10, 12, 0.15}, 48, 2300},  // on one thread more blocks than whose parts are kept
                                          DecodeCase{{20, 16, 6, 8, 0.2}, 140, 2300, DType::bf16},
                                          DecodeCase{{20, 16, 6, 8, 0.2}, 48, 1300, DType::bf16},
                                          DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16},

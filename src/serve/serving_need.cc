@@ -83,13 +83,15 @@ int64_t chunk_numbers(const deepseek::ModelConfig& config, int64_t T) {
   return T * (attention + dense + (any_moe ? moe : 0));
 }
 
-// Of P positions: rotary tables, latents widened, keys and values of some heads; a generated token's scores.
+// Of P positions: rotary tables, latents widened, keys and values of some heads; what blocks give a generated
+// token.
 int64_t context_numbers(const deepseek::ModelConfig& config, int64_t P) {
   const MlaShape mla = config.mla();
   const int64_t width = config.kv_lora_rank + config.qk_rope_head_dim, panels = (mla.heads + 31) / 32 * 32;
   const int64_t of_heads =
       expanded_heads_at_once(mla, P, kExpandedBytes) * (mla.qk_nope_head_dim + mla.v_head_dim);
-  return P * (config.qk_rope_head_dim + width + of_heads + panels) + 4 * panels * width;
+  const int64_t parts = (P + 127) / 128 * panels * width;  // on enough threads of all blocks at once
+  return P * (config.qk_rope_head_dim + width + of_heads) + parts + 4 * panels * width;
 }
 
 }  // namespace
