@@ -144,12 +144,12 @@ int run_bench_limits(const BenchLimitsOptions& options) {
                        {"one_thread", rate(figure.one)},
                        {"all_threads", rate(figure.all)}});
   nlohmann::ordered_json all = {{"machine", machine_name()},
-                                      {"threads", limits.threads},
-                                      {"l1_bytes", limits.caches.l1_bytes},
-                                      {"l2_bytes", limits.caches.l2_bytes},
-                                      {"l3_bytes", limits.caches.l3_bytes},
-                                      {"figures", figures},
-                                      {"spread", limits.spread}};
+                                {"threads", limits.threads},
+                                {"l1_bytes", limits.caches.l1_bytes},
+                                {"l2_bytes", limits.caches.l2_bytes},
+                                {"l3_bytes", limits.caches.l3_bytes},
+                                {"figures", figures},
+                                {"spread", limits.spread}};
   add_noise(all, limits.noise);
   print_json(all);
   return 0;

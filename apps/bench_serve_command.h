@@ -1,4 +1,5 @@
-// moray bench decode and prefill: one sequence on random weights, against memory's and the multipliers' limit.
+// moray bench decode and prefill: one sequence on random weights, against memory's and the multipliers'
+// limit.
 #pragma once
 
 #include <string>
@@ -11,8 +12,8 @@ struct BenchServeOptions {
   std::vector<std::string> assignments;  // KEY=VALUE
   std::string format = "bf16";           // of the weights: f32, bf16, fp8, 8bit or 4bit
   int64_t prompt_tokens = 512;
-  int64_t tokens = 24;                     // to decode
-  std::vector<int64_t> contexts = {128};   // tokens before the first decoded one
+  int64_t tokens = 24;                    // to decode
+  std::vector<int64_t> contexts = {128};  // tokens before the first decoded one
   int threads = 0;
   bool table = false;  // where the time goes, by op family
   bool json = false;
@@ -22,7 +23,7 @@ int run_bench_prefill(const BenchServeOptions&);
 
 // A folder of random weights.
 struct BenchMakeModelOptions {
-  std::string shape;                     // a recipe, config.json or model folder
+  std::string shape;  // a recipe, config.json or model folder
   std::string output;
   std::vector<std::string> assignments;  // KEY=VALUE, of a recipe
   std::string format = "bf16";

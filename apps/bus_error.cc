@@ -61,7 +61,8 @@ void write_error(const char* text) {
 void on_bus_error(int, siginfo_t* info, void*) {
   static std::atomic_flag told = ATOMIC_FLAG_INIT;
   while (told.test_and_set()) ::pause();  // another thread tells it and ends the process
-  const char* path = info->si_code == BUS_ADRERR ? mapped_path(reinterpret_cast<uintptr_t>(info->si_addr)) : nullptr;
+  const char* path =
+      info->si_code == BUS_ADRERR ? mapped_path(reinterpret_cast<uintptr_t>(info->si_addr)) : nullptr;
   if (path == nullptr) {
     std::signal(SIGBUS, SIG_DFL);  // what failed is done again, and ends the process with a core
     told.clear();

@@ -5,8 +5,8 @@
 
 namespace moray {
 
-// While one lives, SIGINT sets interrupted() and ends wait_for_input(); afterwards it does what it did before. Throws
-// Error where the process may open no more files.
+// While one lives, SIGINT sets interrupted() and ends wait_for_input(); afterwards it does what it did
+// before. Throws Error where the process may open no more files.
 class InterruptGuard {
  public:
   InterruptGuard();
@@ -20,7 +20,8 @@ class InterruptGuard {
 
 bool interrupted();
 bool take_interrupt();  // interrupted(), which is false from then on
-bool wait_for_input(int file);  // until it can be read (or is at its end); false: interrupted, before or meanwhile
+// Until the file can be read (or is at its end); false: interrupted, before or meanwhile.
+bool wait_for_input(int file);
 
 constexpr int kInterruptedStatus = 130;  // as a shell tells of a process that SIGINT ended
 

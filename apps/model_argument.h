@@ -14,7 +14,8 @@ namespace moray {
 // The Hugging Face folder that `path` stands for.
 fs::path resolve_model_folder(const fs::path& path);
 
-// The checkpoint whose model/ the folder is, verified: throws Error when it is damaged. None for other folders.
+// The checkpoint whose model/ the folder is, verified: throws Error when it is damaged. None for other
+// folders.
 std::optional<fs::path> verified_checkpoint_of(const fs::path& model_folder);
 
 // Threads, memory and device of a command.

@@ -9,7 +9,8 @@ namespace moray {
 
 // At once, not at the end. Throws Error.
 void write_output(std::string_view text);
-// The same for text of a model: what would steer a terminal (base/utf8.h) does not reach one, lines and tabs do.
+// The same for text of a model: what would steer a terminal (base/utf8.h) does not reach one, lines and tabs
+// do.
 void write_text(std::string_view text);
 // Throws Error when anything written so far is lost.
 void flush_output();

@@ -7,7 +7,7 @@ namespace moray {
 
 struct PullCommandOptions {
   hub::PullOptions pull;
-  std::string output;  // empty: the repository's name, in the working folder
+  std::string output;    // empty: the repository's name, in the working folder
   std::string quantize;  // "8bit" or "4bit"; empty: as it is
   bool json = false;
 };

@@ -4,9 +4,9 @@
 // Claim: AdamW, norms, SwiGLU and permutation at 80% or more. What only reads is held against the read
 // bandwidth, what writes where it reads against that of updates in place, the rest against the best copy.
 //
-// Then the same over so few rows that they stay in the caches, against the same limits of memory: how fast the
-// instructions alone would go. Memory and instructions one after the other, and the longer of the two alone,
-// are the ends between which an op in memory can lie.
+// Then the same over so few rows that they stay in the caches, against the same limits of memory: how fast
+// the instructions alone would go. Memory and instructions one after the other, and the longer of the two
+// alone, are the ends between which an op in memory can lie.
 //
 // T rows, D width, R expert rows, K experts a token.
 #include <fmt/format.h>

@@ -1,6 +1,6 @@
 // How fast one core encodes, and how long training takes. Usage: tokenizer_bench TEXT... (files read as one
-// text each; the tokenizer is trained on all of them first). Claim: encoding at 20 MB/s or more on one core; also
-// held against what one core reads of memory.
+// text each; the tokenizer is trained on all of them first). Claim: encoding at 20 MB/s or more on one core;
+// also held against what one core reads of memory.
 #include <fmt/format.h>
 #include <time.h>
 

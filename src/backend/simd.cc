@@ -4,6 +4,8 @@
 
 namespace moray {
 
-const char* simd_name() { return cpu::simd_name(); }
+const char* simd_name() {
+  return cpu::simd_name();
+}
 
 }  // namespace moray

@@ -46,8 +46,8 @@ class Config {
 
   // After all readers ran: throws Error for the first key nobody asked for, with the nearest key that exists.
   void reject_unknown_keys() const;
-  // For who reads one section alone: the same of its keys, and of all that set() gave, which is meant for this
-  // reader.
+  // For who reads one section alone: the same of its keys, and of all that set() gave, which is meant for
+  // this reader.
   void reject_unknown_keys(const std::string& section) const;
 
   // Every key asked for with the value in force (defaults included), as TOML: the resolved recipe of a run.

@@ -70,7 +70,8 @@ TEST(Config, WhoReadsOneSectionRejectsItsKeysAndWhatWasSet) {
   EXPECT_EQ(error("[model]\nhiden_size = 3\n", ""),
             "r:2: unknown key 'model.hiden_size'; did you mean 'model.hidden_size'?");
   for (const char* key : {"model.hiden_size", "hidden_size", "train.tokens", "modle.hidden_size"})
-    EXPECT_NE(error(recipe, key + std::string("=4")).find("unknown key '" + std::string(key) + "'"), std::string::npos)
+    EXPECT_NE(error(recipe, key + std::string("=4")).find("unknown key '" + std::string(key) + "'"),
+              std::string::npos)
         << key;
 }
 

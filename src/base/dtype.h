@@ -16,14 +16,22 @@ enum class DType : uint8_t { f32, f64, bf16, i32, f8_e4m3, f8_e5m2, u8, i8 };
 
 constexpr size_t dtype_bytes(DType dtype) {
   switch (dtype) {
-    case DType::f32: return 4;
-    case DType::f64: return 8;
-    case DType::bf16: return 2;
-    case DType::i32: return 4;
-    case DType::f8_e4m3: return 1;
-    case DType::f8_e5m2: return 1;
-    case DType::u8: return 1;
-    case DType::i8: return 1;
+    case DType::f32:
+      return 4;
+    case DType::f64:
+      return 8;
+    case DType::bf16:
+      return 2;
+    case DType::i32:
+      return 4;
+    case DType::f8_e4m3:
+      return 1;
+    case DType::f8_e5m2:
+      return 1;
+    case DType::u8:
+      return 1;
+    case DType::i8:
+      return 1;
   }
   return 0;
 }
@@ -36,7 +44,9 @@ struct bf16 {
   uint16_t bits = 0;
 };
 
-constexpr float to_float(bf16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
+constexpr float to_float(bf16 value) {
+  return std::bit_cast<float>(uint32_t{value.bits} << 16);
+}
 
 // Rounds to nearest even; NaN stays NaN (quiet).
 constexpr bf16 to_bf16(float value) {

@@ -24,15 +24,18 @@ template <class... Args>
 
 }  // namespace moray
 
-// MORAY_CHECK(condition) or MORAY_CHECK(condition, "format", args...): an invariant of the program, not of its input.
-#define MORAY_CHECK(condition, ...)                                                                \
-  do {                                                                                             \
-    if (!(condition)) [[unlikely]]                                                                 \
+// MORAY_CHECK(condition) or MORAY_CHECK(condition, "format", args...): an invariant of the program, not of
+// its input.
+#define MORAY_CHECK(condition, ...)                                                               \
+  do {                                                                                            \
+    if (!(condition)) [[unlikely]]                                                                \
       ::moray::check_failed(__FILE__, __LINE__, #condition, ::moray::check_message(__VA_ARGS__)); \
   } while (false)
 
 namespace moray {
-inline std::string check_message() { return {}; }
+inline std::string check_message() {
+  return {};
+}
 template <class... Args>
 std::string check_message(fmt::format_string<Args...> format, Args&&... args) {
   return fmt::format(format, std::forward<Args>(args)...);

@@ -1,8 +1,8 @@
 #include "base/log.h"
 
-#include <cstdio>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <cstdio>
 
 #include "base/utf8.h"
 
@@ -11,7 +11,8 @@ namespace moray::log {
 namespace {
 spdlog::logger& logger() {
   static const auto instance = [] {
-    auto made = std::make_shared<spdlog::logger>("moray", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+    auto made =
+        std::make_shared<spdlog::logger>("moray", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
     made->set_pattern("%^%v%$");
     return made;
   }();
@@ -23,7 +24,11 @@ void write_plain(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stderr);
   std::fflush(stderr);
 }
-void write_info(std::string_view message) { logger().info("{}", printable(message, "\n")); }
-void write_warning(std::string_view message) { logger().warn("warning: {}", printable(message, "\n")); }
+void write_info(std::string_view message) {
+  logger().info("{}", printable(message, "\n"));
+}
+void write_warning(std::string_view message) {
+  logger().warn("warning: {}", printable(message, "\n"));
+}
 
 }  // namespace moray::log

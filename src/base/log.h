@@ -1,5 +1,5 @@
-// Messages to the person at the terminal, on stderr; stdout belongs to results. Names from files may be in them:
-// what would steer a terminal is left out (base/utf8.h).
+// Messages to the person at the terminal, on stderr; stdout belongs to results. Names from files may be in
+// them: what would steer a terminal is left out (base/utf8.h).
 #pragma once
 
 #include <fmt/core.h>

@@ -6,7 +6,8 @@
 namespace moray::portable {
 
 namespace {
-constexpr double kLn2High = 6.93147180369123816490e-01;  // the top 32 bits of ln 2, so that n·kLn2High is exact
+constexpr double kLn2High =
+    6.93147180369123816490e-01;  // the top 32 bits of ln 2, so that n·kLn2High is exact
 constexpr double kLn2Low = 1.90821492927058770002e-10;
 // pi/2 in three pieces of 33 bits each, so that n·piece is exact for |n| < 2^20 (Cody and Waite).
 constexpr double kPio2_1 = 1.57079632673412561417e+00;
@@ -69,23 +70,33 @@ double log(double x) {
 double sin(double x) {
   const Quadrant q = reduce(x);
   switch (q.index) {
-    case 0: return sin_series(q.rest);
-    case 1: return cos_series(q.rest);
-    case 2: return -sin_series(q.rest);
-    default: return -cos_series(q.rest);
+    case 0:
+      return sin_series(q.rest);
+    case 1:
+      return cos_series(q.rest);
+    case 2:
+      return -sin_series(q.rest);
+    default:
+      return -cos_series(q.rest);
   }
 }
 
 double cos(double x) {
   const Quadrant q = reduce(x);
   switch (q.index) {
-    case 0: return cos_series(q.rest);
-    case 1: return -sin_series(q.rest);
-    case 2: return -cos_series(q.rest);
-    default: return sin_series(q.rest);
+    case 0:
+      return cos_series(q.rest);
+    case 1:
+      return -sin_series(q.rest);
+    case 2:
+      return -cos_series(q.rest);
+    default:
+      return sin_series(q.rest);
   }
 }
 
-double pow(double base, double power) { return portable::exp(power * portable::log(base)); }
+double pow(double base, double power) {
+  return portable::exp(power * portable::log(base));
+}
 
 }  // namespace moray::portable

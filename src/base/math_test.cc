@@ -15,7 +15,8 @@ TEST(PortableMath, AgreesWithTheCLibrary) {
     const double x = (random.uniform() - 0.5) * 80;
     EXPECT_NEAR(portable::exp(x) / std::exp(x), 1, 1e-14);
     const double positive = std::exp(x);
-    EXPECT_NEAR(portable::log(positive), std::log(positive), 1e-14 * std::max(1.0, std::abs(std::log(positive))));
+    EXPECT_NEAR(portable::log(positive), std::log(positive),
+                1e-14 * std::max(1.0, std::abs(std::log(positive))));
     const double angle = (random.uniform() - 0.5) * 2e6;
     EXPECT_NEAR(portable::sin(angle), std::sin(angle), 1e-14);
     EXPECT_NEAR(portable::cos(angle), std::cos(angle), 1e-14);

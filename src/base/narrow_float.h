@@ -1,10 +1,11 @@
 // The floating-point formats of FP8 training: E4M3, E5M2, E5M6, and UE8M0 for scales.
 //
-//   e4m3   1 sign, 4 exponent, 3 mantissa bits, bias 7 ("E4M3FN"): largest 448, normal from 2⁻⁶, subnormal from
+//   e4m3   1 sign, 4 exponent, 3 mantissa bits, bias 7 ("E4M3FN"): largest 448, normal from 2⁻⁶, subnormal
+//   from
 //          2⁻⁹, no infinity, NaN 0x7f and 0xff
-//   e5m2   1, 5, 2 bits, bias 15: largest 57344, normal from 2⁻¹⁴, subnormal from 2⁻¹⁶; infinity and NaN as IEEE
-//   e5m6   1, 5, 6 bits, bias 15: largest 65024, normal from 2⁻¹⁴, subnormal from 2⁻²⁰; infinity and NaN as IEEE
-//   ue8m0  8 exponent bits, bias 127: 2⁻¹²⁷ to 2¹²⁷, no zero, NaN 0xff
+//   e5m2   1, 5, 2 bits, bias 15: largest 57344, normal from 2⁻¹⁴, subnormal from 2⁻¹⁶; infinity and NaN as
+//   IEEE e5m6   1, 5, 6 bits, bias 15: largest 65024, normal from 2⁻¹⁴, subnormal from 2⁻²⁰; infinity and NaN
+//   as IEEE ue8m0  8 exponent bits, bias 127: 2⁻¹²⁷ to 2¹²⁷, no zero, NaN 0xff
 //
 // E4M3 and UE8M0 follow the OCP formats. The V3 report names no more of E5M6 than its field widths: here it
 // is IEEE's binary16 with four mantissa bits fewer, infinities and NaNs included.

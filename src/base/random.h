@@ -14,7 +14,9 @@ constexpr uint64_t mix64(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-constexpr uint64_t mix64(uint64_t a, uint64_t b) { return mix64(mix64(a) ^ b); }
+constexpr uint64_t mix64(uint64_t a, uint64_t b) {
+  return mix64(mix64(a) ^ b);
+}
 
 // A stable number for a name (FNV-1a), to give each tensor or purpose a stream of its own.
 constexpr uint64_t name_stream(std::string_view name) {
@@ -31,15 +33,15 @@ class Random {
   uint64_t next() { return mix64(key_, counter_++); }
   double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }  // [0, 1)
   uint64_t below(uint64_t bound);                                           // [0, bound), unbiased; bound > 0
-  double normal();                                                          // mean 0, variance 1 (Marsaglia's polar method)
+  double normal();  // mean 0, variance 1 (Marsaglia's polar method)
 
  private:
   uint64_t key_;
   uint64_t counter_ = 0;
 };
 
-// Where index goes under a pseudo-random permutation of [0, size) chosen by key: O(1), no table (a Feistel network,
-// walked until it lands inside).
+// Where index goes under a pseudo-random permutation of [0, size) chosen by key: O(1), no table (a Feistel
+// network, walked until it lands inside).
 uint64_t permuted_index(uint64_t index, uint64_t size, uint64_t key);
 
 }  // namespace moray

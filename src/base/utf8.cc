@@ -68,7 +68,9 @@ size_t steering_length(std::string_view text) {
   if (first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0) return 2;
   if (first != 0xe2) return 0;
   const std::string_view character = text.substr(0, 3);
-  const auto within = [&](std::string_view begin, std::string_view end) { return begin <= character && character <= end; };
+  const auto within = [&](std::string_view begin, std::string_view end) {
+    return begin <= character && character <= end;
+  };
   return within("\u200e", "\u200f") || within("\u2028", "\u202e") || within("\u2066", "\u2069") ? 3 : 0;
 }
 }  // namespace

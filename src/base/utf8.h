@@ -23,9 +23,9 @@ size_t next_character(std::string_view text, size_t position);
 // `text` with every byte that is no UTF-8 replaced by U+FFFD, for messages and JSON.
 std::string replace_invalid_utf8(std::string_view text);
 
-// `text` for a terminal or a log, whatever file it comes from: bytes that are no UTF-8 become U+FFFD, and what would
-// steer a terminal becomes a space: control characters (C0, DEL, C1), separators of lines, and those that turn the
-// direction of writing. The bytes of `kept` stay.
+// `text` for a terminal or a log, whatever file it comes from: bytes that are no UTF-8 become U+FFFD, and
+// what would steer a terminal becomes a space: control characters (C0, DEL, C1), separators of lines, and
+// those that turn the direction of writing. The bytes of `kept` stay.
 std::string printable(std::string_view text, std::string_view kept = {});
 
 // Bytes of Unicode white space (White_Space) at the front and at the end of `text`.

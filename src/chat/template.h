@@ -40,8 +40,8 @@ ChatTemplate chat_template_named(std::string_view name);
 // The family and variant of a Jinja template. Throws Error naming `source` when it is none of those above.
 ChatTemplate recognise_chat_template(std::string_view jinja, const std::string& source);
 
-// That of a model's folder, or of the folder of one of its files (chat_template.jinja, tokenizer_config.json); of
-// a GGUF file its own.
+// That of a model's folder, or of the folder of one of its files (chat_template.jinja,
+// tokenizer_config.json); of a GGUF file its own.
 ChatTemplate read_chat_template(const fs::path& path);
 
 enum class Thinking { by_default, on, off };

@@ -1,5 +1,6 @@
-// How a matrix [O, I] (or a stack of them) lies in a folder, by its dtype: f32 and bf16 as they are, f8_e4m3, i8 and
-// u8 (4 bits) as codes with a tensor of FP32 scales beside them (checkpoint/fp8_weights.h, checkpoint/int_weights.h).
+// How a matrix [O, I] (or a stack of them) lies in a folder, by its dtype: f32 and bf16 as they are, f8_e4m3,
+// i8 and u8 (4 bits) as codes with a tensor of FP32 scales beside them (checkpoint/fp8_weights.h,
+// checkpoint/int_weights.h).
 #pragma once
 
 #include <string>

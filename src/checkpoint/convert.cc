@@ -111,7 +111,8 @@ int64_t first_not_finite(std::string_view dtype, const std::byte* from, int64_t 
   const auto bytes = static_cast<int64_t>(stored_dtype_bytes(dtype));
   for (int64_t begin = 0; begin < count; begin += kPiece) {
     const int64_t many = std::min(kPiece, count - begin);
-    if (!convert_elements(dtype, from + begin * bytes, many, DType::f32, reinterpret_cast<std::byte*>(values)))
+    if (!convert_elements(dtype, from + begin * bytes, many, DType::f32,
+                          reinterpret_cast<std::byte*>(values)))
       return -1;
     bool finite = true;
     for (int64_t i = 0; i < many; ++i) finite &= is_finite(values[i]);

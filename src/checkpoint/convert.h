@@ -19,8 +19,8 @@ bf16 to_bf16(double value);
 bool convert_elements(std::string_view from_dtype, const std::byte* from, int64_t count, DType into_dtype,
                       std::byte* into);
 
-// The first of `count` stored elements that is NaN or, as f32, infinite; -1 where all are finite or the dtype does
-// not convert.
+// The first of `count` stored elements that is NaN or, as f32, infinite; -1 where all are finite or the dtype
+// does not convert.
 int64_t first_not_finite(std::string_view dtype, const std::byte* from, int64_t count);
 
 }  // namespace moray

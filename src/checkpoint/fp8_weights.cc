@@ -22,7 +22,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 }
 
 // `holder` has the scales; nullptr: nothing has.
-std::vector<float> read_scales(const SafetensorsFile* holder, const StoredTensor& codes, const std::string& where) {
+std::vector<float> read_scales(const SafetensorsFile* holder, const StoredTensor& codes,
+                               const std::string& where) {
   const std::string name = fp8_scale_name(codes.name);
   if (holder == nullptr) fail("{}: '{}' is FP8, but its scales '{}' are missing", where, codes.name, name);
   const StoredTensor* scales = &holder->tensor(name);
@@ -96,10 +97,12 @@ bool is_fp8_weight(const SafetensorsFolder& folder, std::string_view name) {
 
 Fp8Weight fp8_weight(const SafetensorsFolder& folder, std::string_view name) {
   const std::string scales = fp8_scale_name(name);
-  return fp8_weight(folder.file_of(name), folder.find(scales) == nullptr ? nullptr : &folder.file_of(scales), name);
+  return fp8_weight(folder.file_of(name), folder.find(scales) == nullptr ? nullptr : &folder.file_of(scales),
+                    name);
 }
 
-Fp8Weight fp8_weight(const SafetensorsFile& file, const SafetensorsFile* holder_of_scales, std::string_view name) {
+Fp8Weight fp8_weight(const SafetensorsFile& file, const SafetensorsFile* holder_of_scales,
+                     std::string_view name) {
   const StoredTensor& stored = file.tensor(name);
   const std::string where = file.path().parent_path().string();
   if (stored.dtype != "F8_E4M3") fail("{}: '{}' is {}, expected F8_E4M3", where, name, stored.dtype);

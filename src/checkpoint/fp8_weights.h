@@ -43,8 +43,10 @@ bool is_fp8_weight(const SafetensorsFolder& folder, std::string_view name);
 // dimensions, the scales are missing, of another shape or dtype (F32 and BF16 are read), or negative, NaN or
 // infinite. The codes are not looked at: see expect_no_fp8_nan.
 Fp8Weight fp8_weight(const SafetensorsFolder& folder, std::string_view name);
-// The same from the file of the codes and that of the scales (nullptr: missing), as of a folder that is not whole.
-Fp8Weight fp8_weight(const SafetensorsFile& file, const SafetensorsFile* holder_of_scales, std::string_view name);
+// The same from the file of the codes and that of the scales (nullptr: missing), as of a folder that is not
+// whole.
+Fp8Weight fp8_weight(const SafetensorsFile& file, const SafetensorsFile* holder_of_scales,
+                     std::string_view name);
 
 // Throws Error naming the first element whose code is NaN. Reads every code, at the speed of memory.
 void expect_no_fp8_nan(const Fp8Weight& weight);

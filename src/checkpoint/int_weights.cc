@@ -30,8 +30,7 @@ std::string int_scale_name(std::string_view weight_name) {
 std::optional<DType> int_weight_dtype(std::string_view name, int64_t columns, IntFormat format) {
   if (name == "lm_head.weight") return DType::i8;
   if (!is_fp8_in_published_folders(name)) return std::nullopt;
-  const bool of_latents =
-      name.ends_with(".kv_b_proj.weight") || name.ends_with(".kv_a_proj_with_mqa.weight");
+  const bool of_latents = name.ends_with(".kv_b_proj.weight") || name.ends_with(".kv_a_proj_with_mqa.weight");
   const bool bytes = format == IntFormat::int8 || of_latents || columns % kInt4Group != 0;
   return bytes ? DType::i8 : DType::u8;
 }

@@ -93,10 +93,12 @@ class SafetensorsFolder {
   std::map<std::string, size_t, std::less<>> file_by_name_;  // tensor name to its place in files_
 };
 
-// Throws Error unless the file lies in the folder itself, links followed, or among the blobs of a hub's cache.
+// Throws Error unless the file lies in the folder itself, links followed, or among the blobs of a hub's
+// cache.
 void expect_inside(const fs::path& folder, const std::string& file_name);
 
-// Tells one state of a folder's shards from another: a line each of name, size, and times of writing and change.
+// Tells one state of a folder's shards from another: a line each of name, size, and times of writing and
+// change.
 std::string shards_state(const SafetensorsFolder& folder);
 
 }  // namespace moray

@@ -28,8 +28,8 @@ void refuse_other_formats(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     if (name.ends_with(".gguf"))
-      fail("{}: '{}' holds GGUF weights, which are not read; take the model's safetensors folder", folder.string(),
-           name);
+      fail("{}: '{}' holds GGUF weights, which are not read; take the model's safetensors folder",
+           folder.string(), name);
     if (name.ends_with(".bin") && name.starts_with("pytorch_model"))
       fail("{}: '{}' holds pickled weights, which are not read; take the model's safetensors folder",
            folder.string(), name);
@@ -134,8 +134,8 @@ std::string shards_state(const SafetensorsFolder& folder) {
     struct stat of {};
     if (::stat(file.path().c_str(), &of) != 0) fail("{}: {}", file.path().string(), std::strerror(errno));
     // The time of change too: tools that copy or restore a file set the time of writing.
-    state += fmt::format("{} {} {}.{:09} {}.{:09}\n", file.path().filename().string(), of.st_size, of.st_mtim.tv_sec,
-                         of.st_mtim.tv_nsec, of.st_ctim.tv_sec, of.st_ctim.tv_nsec);
+    state += fmt::format("{} {} {}.{:09} {}.{:09}\n", file.path().filename().string(), of.st_size,
+                         of.st_mtim.tv_sec, of.st_mtim.tv_nsec, of.st_ctim.tv_sec, of.st_ctim.tv_nsec);
   }
   return state;
 }

@@ -431,7 +431,8 @@ TEST_F(SafetensorsShards, LinksOfTheHubCacheAreFollowed) {
 TEST_F(SafetensorsShards, OtherFormatsAreNamed) {
   const test::ScratchFolder other;
   write_file_atomically(other / "model-Q4_K.gguf", "GGUF");
-  EXPECT_NE(test::error_of([&] { SafetensorsFolder folder(other.path()); }).find("GGUF weights"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { SafetensorsFolder folder(other.path()); }).find("GGUF weights"),
+            std::string::npos);
 }
 
 }  // namespace

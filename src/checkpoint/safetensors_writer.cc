@@ -25,8 +25,8 @@ std::string header_text(std::span<const TensorToWrite> tensors) {
   uint64_t offset = 0;
   for (const TensorToWrite& tensor : tensors) {
     const uint64_t end = offset + tensor.bytes;
-    json += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", json_quote(tensor.name),
-                        tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
+    json += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                        json_quote(tensor.name), tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
     offset = end;
   }
   json += '}';
@@ -80,12 +80,13 @@ std::vector<TensorToWrite> listed(std::span<const NamedTensor> tensors) {
 
 void check_names(std::span<const TensorToWrite> tensors) {
   std::set<std::string_view> names;
-  for (const TensorToWrite& tensor : tensors) MORAY_CHECK(names.insert(tensor.name).second, "'{}' twice", tensor.name);
+  for (const TensorToWrite& tensor : tensors)
+    MORAY_CHECK(names.insert(tensor.name).second, "'{}' twice", tensor.name);
 }
 
 // Tensors [begin, end).
-WrittenFile write_range(const fs::path& path, std::span<const TensorToWrite> tensors, size_t begin, size_t end,
-                        const WriteTensor& write) {
+WrittenFile write_range(const fs::path& path, std::span<const TensorToWrite> tensors, size_t begin,
+                        size_t end, const WriteTensor& write) {
   FileWriter writer(path);
   writer.write(header_text(tensors.subspan(begin, end - begin)));
   for (size_t i = begin; i < end; ++i) write(writer, i);
@@ -164,17 +165,20 @@ WrittenFile write_safetensors(const fs::path& path, std::span<const NamedTensor>
   return write_range(path, list, 0, list.size(), elements_of(tensors));
 }
 
-WrittenFile write_safetensors(const fs::path& path, std::span<const TensorToWrite> tensors, const BytesOf& bytes_of) {
+WrittenFile write_safetensors(const fs::path& path, std::span<const TensorToWrite> tensors,
+                              const BytesOf& bytes_of) {
   check_names(tensors);
   return write_range(path, tensors, 0, tensors.size(), made_by(tensors, bytes_of));
 }
 
-std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder, std::span<const NamedTensor> tensors,
+std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder,
+                                                  std::span<const NamedTensor> tensors,
                                                   uint64_t max_shard_bytes) {
   return write_shards(folder, listed(tensors), elements_of(tensors), max_shard_bytes);
 }
 
-std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder, std::span<const TensorToWrite> tensors,
+std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder,
+                                                  std::span<const TensorToWrite> tensors,
                                                   const BytesOf& bytes_of, uint64_t max_shard_bytes) {
   return write_shards(folder, tensors, made_by(tensors, bytes_of), max_shard_bytes);
 }

@@ -39,8 +39,8 @@ constexpr uint64_t kDefaultShardBytes = 5'000'000'000;
 // is full.
 WrittenFile write_safetensors(const fs::path& path, std::span<const NamedTensor> tensors);
 
-// For files larger than memory: the tensors to come, and what gives the bytes of the i-th. It is asked in order, when
-// their turn has come, and they are used until the next call.
+// For files larger than memory: the tensors to come, and what gives the bytes of the i-th. It is asked in
+// order, when their turn has come, and they are used until the next call.
 struct TensorToWrite {
   std::string name, dtype;  // the format's word
   std::vector<int64_t> shape;
@@ -50,7 +50,8 @@ struct TensorToWrite {
 uint64_t safetensors_bytes(std::span<const TensorToWrite> tensors);
 TensorToWrite tensor_to_write(const std::string& name, DType dtype, const Shape& shape);
 using BytesOf = std::function<std::span<const std::byte>(size_t)>;
-WrittenFile write_safetensors(const fs::path& path, std::span<const TensorToWrite> tensors, const BytesOf& bytes_of);
+WrittenFile write_safetensors(const fs::path& path, std::span<const TensorToWrite> tensors,
+                              const BytesOf& bytes_of);
 
 // Writes `model.safetensors` into an existing folder, or, where the data exceeds max_shard_bytes,
 // `model-00001-of-0000N.safetensors` ... and `model.safetensors.index.json`. A shard holds at least one
@@ -58,7 +59,8 @@ WrittenFile write_safetensors(const fs::path& path, std::span<const TensorToWrit
 std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder,
                                                   std::span<const NamedTensor> tensors,
                                                   uint64_t max_shard_bytes = kDefaultShardBytes);
-std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder, std::span<const TensorToWrite> tensors,
+std::vector<WrittenFile> write_safetensors_folder(const fs::path& folder,
+                                                  std::span<const TensorToWrite> tensors,
                                                   const BytesOf& bytes_of, uint64_t max_shard_bytes);
 
 // The index over finished shards; none for a single model.safetensors.

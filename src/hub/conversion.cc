@@ -17,7 +17,10 @@ class Pipeline {
  public:
   Pipeline(DownloadContext& originals, const fs::path& folder, const std::vector<RemoteFile>& shards,
            const Conversion& conversion, int connections)
-      : originals_(originals), folder_(folder), conversion_(conversion), ahead_(static_cast<size_t>(connections)) {
+      : originals_(originals),
+        folder_(folder),
+        conversion_(conversion),
+        ahead_(static_cast<size_t>(connections)) {
     for (const RemoteFile& shard : shards) {
       std::error_code ignored;
       if (fs::exists(folder / shard.path, ignored)) continue;
@@ -58,7 +61,8 @@ class Pipeline {
     const auto same = [&](const RemoteFile& file) { return file.path == need; };
     if (std::ranges::any_of(order_, same)) return;
     const auto found = std::ranges::find_if(shards, same);
-    if (found == shards.end()) fail("{}: '{}' needs '{}', which it lacks", originals_.repository.name, by, need);
+    if (found == shards.end())
+      fail("{}: '{}' needs '{}', which it lacks", originals_.repository.name, by, need);
     order_.push_back(*found);
   }
 
@@ -102,9 +106,9 @@ class Pipeline {
   void remove_what_nothing_needs(size_t next_task) {
     const std::lock_guard lock(mutex_);
     for (auto path = there_.begin(); path != there_.end();) {
-      const bool needed = std::any_of(todo_.begin() + static_cast<std::ptrdiff_t>(next_task), todo_.end(), [&](const Task& task) {
-        return std::ranges::find(task.needs, *path) != task.needs.end();
-      });
+      const bool needed = std::any_of(
+          todo_.begin() + static_cast<std::ptrdiff_t>(next_task), todo_.end(),
+          [&](const Task& task) { return std::ranges::find(task.needs, *path) != task.needs.end(); });
       if (!needed) fs::remove(originals_.folder / *path);
       path = needed ? std::next(path) : there_.erase(path);
     }
@@ -141,8 +145,8 @@ bool is_original(const std::string& path) {
   return is_shard(path) || path == "config.json" || path == "model.safetensors.index.json";
 }
 
-void fetch_and_convert(DownloadContext& originals, const fs::path& folder, const std::vector<RemoteFile>& shards,
-                       const Conversion& conversion, int connections) {
+void fetch_and_convert(DownloadContext& originals, const fs::path& folder,
+                       const std::vector<RemoteFile>& shards, const Conversion& conversion, int connections) {
   Pipeline(originals, folder, shards, conversion, connections).run();
 }
 

@@ -15,8 +15,12 @@ namespace {
 using test::error_of;
 using test::Reply;
 
-std::string shard_name(size_t i) { return fmt::format("model-{:05}-of-00006.safetensors", i + 1); }
-std::string shard_content(size_t i) { return std::string(50'000 + 1000 * i, static_cast<char>('a' + i)); }
+std::string shard_name(size_t i) {
+  return fmt::format("model-{:05}-of-00006.safetensors", i + 1);
+}
+std::string shard_content(size_t i) {
+  return std::string(50'000 + 1000 * i, static_cast<char>('a' + i));
+}
 
 // A conversion that needs each shard and the one before.
 class ConvertingPull : public testing::Test {
@@ -27,7 +31,9 @@ class ConvertingPull : public testing::Test {
                      {"model.safetensors.index.json", {"index"}}};
     for (size_t i = 0; i < 6; ++i) remote_.files[shard_name(i)] = {shard_content(i), true};
     conversion_ = {
-        "tenth", 0.01, [](const fs::path& originals) { EXPECT_EQ(read_file(originals / "config.json"), "original"); },
+        "tenth",
+        0.01,
+        [](const fs::path& originals) { EXPECT_EQ(read_file(originals / "config.json"), "original"); },
         [](const fs::path&, const std::string& shard) {
           const size_t i = index_of(shard);
           return i == 0 ? std::vector{shard} : std::vector{shard_name(i - 1), shard};
@@ -56,8 +62,9 @@ class ConvertingPull : public testing::Test {
   static std::string result(size_t i) { return fmt::format("converted {}", i); }
 
   PullSummary pull_now() {
-    return pull(Hub{remote_.endpoint(), "", 0.001}, options_,
-                [&](uint64_t done, uint64_t total) { progress_ = {done, total}; });
+    return pull(Hub{remote_.endpoint(), "", 0.001}, options_, [&](uint64_t done, uint64_t total) {
+      progress_ = {done, total};
+    });
   }
   void expect_converted() {
     for (size_t i = 0; i < 6; ++i) EXPECT_EQ(read_file(options_.output / shard_name(i)), result(i));
@@ -74,7 +81,8 @@ class ConvertingPull : public testing::Test {
   std::string failing_;
   int64_t most_there_ = 0;
   std::vector<std::string> converted_;
-  PullOptions options_{.repository = "org/name", .output = folder_ / "name", .connections = 2, .conversion = &conversion_};
+  PullOptions options_{
+      .repository = "org/name", .output = folder_ / "name", .connections = 2, .conversion = &conversion_};
   std::pair<uint64_t, uint64_t> progress_;
 };
 
@@ -117,7 +125,8 @@ TEST_F(ConvertingPull, FoldersOfAnotherKindAreRefused) {
   failing_ = shard_name(3);
   EXPECT_NE(error_of([&] { pull_now(); }), "no error");
   options_.conversion = nullptr;
-  EXPECT_NE(error_of([&] { pull_now(); }).find("is the beginning of a pull with --quantize tenth"), std::string::npos);
+  EXPECT_NE(error_of([&] { pull_now(); }).find("is the beginning of a pull with --quantize tenth"),
+            std::string::npos);
   options_.conversion = &conversion_;
   failing_.clear();
   pull_now();

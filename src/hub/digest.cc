@@ -11,7 +11,7 @@ namespace moray::hub {
 namespace {
 constexpr size_t kSha256Digits = 64, kSha1Digits = 40;
 constexpr std::string_view kSha256Prefix = "sha256:";
-}
+}  // namespace
 
 struct DigestStream::State {
   EVP_MD_CTX* context = nullptr;

@@ -37,7 +37,8 @@ std::vector<RemoteFile> selected(const Repository& repository, const PullOptions
                      [&](const RemoteFile& file) { return matches(pattern, file.path); }))
       fail("{}: no file matches '{}'", repository.name, pattern);
   const auto is_ours = [](const RemoteFile& file) {
-    return file.path == kRecordFile || file.path.starts_with(kOriginals) || file.path.ends_with(kPartSuffix) || file.path == ".lock";
+    return file.path == kRecordFile || file.path.starts_with(kOriginals) ||
+           file.path.ends_with(kPartSuffix) || file.path == ".lock";
   };
   if (const auto ours = std::find_if(files.begin(), files.end(), is_ours); ours != files.end())
     fail("{}: '{}' is a name that pulling needs for itself", repository.name, ours->path);
@@ -119,7 +120,8 @@ void keep_what_is_wanted(const fs::path& folder, const Record& now) {
       fail("{}: exists and is not the work of a pull; remove it, or choose another folder with --output",
            folder.string());
   if (!before.commit.empty() && before.conversion != now.conversion)
-    fail("{}: is the beginning of a pull {}; remove it, or choose another folder with --output", folder.string(),
+    fail("{}: is the beginning of a pull {}; remove it, or choose another folder with --output",
+         folder.string(),
          before.conversion.empty() ? "as it is on the hub" : "with --quantize " + before.conversion);
   // What was made of other originals is of no use, nor are they.
   if (!now.conversion.empty() && !before.commit.empty() && before.commit != now.commit) {
@@ -151,7 +153,8 @@ uint64_t bytes_to_convert(const fs::path& folder, const std::vector<RemoteFile>&
   uint64_t bytes = 0;
   std::error_code ignored;
   for (const RemoteFile& file : originals)
-    if (!has_file(folder / kOriginals, file) && !(is_shard(file.path) && fs::exists(folder / file.path, ignored)))
+    if (!has_file(folder / kOriginals, file) &&
+        !(is_shard(file.path) && fs::exists(folder / file.path, ignored)))
       bytes += file.size;
   return bytes;
 }
@@ -197,7 +200,7 @@ bool is_complete(const fs::path& output, const Record& wanted) {
          record.conversion.empty() ? "not quantized" : "quantized to " + record.conversion);
   const auto is_there = [&](const RemoteFile& file) {
     return wanted.conversion.empty() || !is_original(file.path) ? has_file(output, file)
-                                                                 : fs::exists(output / file.path, ignored);
+                                                                : fs::exists(output / file.path, ignored);
   };
   for (const RemoteFile& file : wanted.files)
     if (!is_there(file))

@@ -1,8 +1,8 @@
 // A model folder from a hub: complete or absent, however often it takes.
 //
 // While it is under way everything lies in OUTPUT.part/, beside a record of what is to come; a later pull
-// goes on there. When all files are there and checked, the folder is renamed to OUTPUT. With a conversion, what is
-// to be converted lies in OUTPUT.part/.originals meanwhile.
+// goes on there. When all files are there and checked, the folder is renamed to OUTPUT. With a conversion,
+// what is to be converted lies in OUTPUT.part/.originals meanwhile.
 #pragma once
 
 #include <functional>
@@ -17,9 +17,9 @@ struct PullOptions {
   std::string repository;         // "ORG/NAME"
   std::string revision = "main";  // branch, tag or commit
   fs::path output;
-  int connections = 4;                    // files at a time
-  bool all = false;                       // every file of the repository
-  std::vector<std::string> include = {};  // further files, as shell patterns over the path
+  int connections = 4;                     // files at a time
+  bool all = false;                        // every file of the repository
+  std::vector<std::string> include = {};   // further files, as shell patterns over the path
   const Conversion* conversion = nullptr;  // of the shards, one by one
   // Gets the path of config.json when it is there, before the other files come; not called with a conversion,
   // which has its own look, nor where nothing is left to do.

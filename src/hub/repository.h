@@ -18,8 +18,8 @@ namespace moray::hub {
 
 struct Hub {
   std::string endpoint = "https://huggingface.co";
-  std::string token;       // empty: none
-  double retry_scale = 1;  // of the seconds waited before trying again; tests have no time
+  std::string token;            // empty: none
+  double retry_scale = 1;       // of the seconds waited before trying again; tests have no time
   double answer_seconds = 300;  // for an answer in JSON, however it drips
 
   // HF_ENDPOINT; HF_TOKEN, else the file HF_TOKEN_PATH, else HF_HOME/token, else ~/.cache/huggingface/token.

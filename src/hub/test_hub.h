@@ -158,9 +158,9 @@ class TestHub {
 
   std::map<std::string, File> files;
   std::string commit = std::string(40, 'a'), token, revision = "main";
-  bool with_digests = true;  // in the list
+  bool with_digests = true;                                                                     // in the list
   std::function<std::string(std::string)> spelled = [](std::string digest) { return digest; };  // in the list
-  std::string list_entry;    // JSON appended to the list
+  std::string list_entry;  // JSON appended to the list
   // For requests of a path (of the list: "tree"), one each time.
   void add_fault(const std::string& path, Fault fault) {
     const std::lock_guard lock(mutex_);
@@ -204,7 +204,8 @@ class TestHub {
   }
 
   static Reply content_of(const File& file, const HttpRequestSeen& request) {
-    Reply reply{200, {{"ETag", fmt::format("\"{}\"", file.lfs ? "0123" : blob_sha1(file.content))}}, file.content};
+    Reply reply{
+        200, {{"ETag", fmt::format("\"{}\"", file.lfs ? "0123" : blob_sha1(file.content))}}, file.content};
     if (request.range.empty() || !file.ranges) return reply;
     const size_t begin = std::stoul(request.range.substr(std::string("bytes=").size()));
     if (begin >= file.content.size()) return {416, {}, "out of range"};

@@ -1,5 +1,5 @@
-// A linear layer without bias: y = x · weightᵀ. Where the weight has codes all three products run in FP8 (report
-// §3.3): inputs and output gradients by tiles of 1×128, for the weight's gradient by 128×1.
+// A linear layer without bias: y = x · weightᵀ. Where the weight has codes all three products run in FP8
+// (report §3.3): inputs and output gradients by tiles of 1×128, for the weight's gradient by 128×1.
 //
 // T rows, I inputs, O outputs, G gradient groups.
 #pragma once

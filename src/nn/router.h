@@ -1,5 +1,5 @@
-// The router of a MoE layer, in FP32 (but for what it reads) whatever the recipe's precision: logits, scores, group-limited top-k with the balance bias, gates, the
-// sequence-wise loss, and the experts' load.
+// The router of a MoE layer, in FP32 (but for what it reads) whatever the recipe's precision: logits, scores,
+// group-limited top-k with the balance bias, gates, the sequence-wise loss, and the experts' load.
 //
 // T rows, D hidden, E experts, K experts a token.
 #pragma once

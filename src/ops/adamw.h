@@ -1,4 +1,5 @@
-// The optimizer's arithmetic: AdamW in one pass, sums of squares for the gradient norm, the moving average of weights.
+// The optimizer's arithmetic: AdamW in one pass, sums of squares for the gradient norm, the moving average of
+// weights.
 #pragma once
 
 #include "ops/rows.h"
@@ -19,8 +20,9 @@ struct AdamWKernels {
   void (*ema)(Exec&, const Tensor& weight, double decay, const Tensor& average) = nullptr;
 };
 
-// m = β1·m + (1−β1)·g, v = β2·v + (1−β2)·g², w −= lr·(m̂/(sqrt(v̂)+eps) + weight_decay·w), with g = gradient_scale · gradient.
-// weight and gradient f32, the moments f32 or bf16 (rounded to nearest even after the update that used them in f32).
+// m = β1·m + (1−β1)·g, v = β2·v + (1−β2)·g², w −= lr·(m̂/(sqrt(v̂)+eps) + weight_decay·w), with g =
+// gradient_scale · gradient. weight and gradient f32, the moments f32 or bf16 (rounded to nearest even after
+// the update that used them in f32).
 void adamw_update(Exec&, const AdamWStep&, const Tensor& gradient, const Tensor& weight, const Tensor& m,
                   const Tensor& v);
 

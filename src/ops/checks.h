@@ -16,14 +16,14 @@ inline void expect_dtype(const char* op, const char* name, const Tensor& tensor,
 }
 
 inline void expect_rows(const char* op, const SampleRows& rows, int64_t total) {
-  MORAY_CHECK(rows.rows() == total && rows.gradient_groups >= 1, "[{}] {} samples of {} rows, tensor has {}", op,
-              rows.samples, rows.rows_per_sample, total);
+  MORAY_CHECK(rows.rows() == total && rows.gradient_groups >= 1, "[{}] {} samples of {} rows, tensor has {}",
+              op, rows.samples, rows.rows_per_sample, total);
 }
 
 inline void expect_rows(const char* op, const ExpertRows& rows, int64_t total) {
   expect_shape(op, "offsets", rows.offsets_ES, {rows.experts * rows.samples + 1});
-  MORAY_CHECK(rows.end(rows.experts - 1) == total && rows.begin(0) == 0, "[{}] {} expert rows, tensor has {}", op,
-              rows.end(rows.experts - 1), total);
+  MORAY_CHECK(rows.end(rows.experts - 1) == total && rows.begin(0) == 0, "[{}] {} expert rows, tensor has {}",
+              op, rows.end(rows.experts - 1), total);
 }
 
 }  // namespace moray

@@ -1,5 +1,5 @@
-// Causal attention of MLA in its expanded form: every head has keys of its own for the part without positions and
-// shares one rotary key; values are narrower than keys.
+// Causal attention of MLA in its expanded form: every head has keys of its own for the part without positions
+// and shares one rotary key; values are narrower than keys.
 //
 // T rows, H heads, N qk_nope_head_dim, R qk_rope_head_dim, V v_head_dim.
 //   q_T(H(N+R))   per head: N numbers without position, then R rotated ones
@@ -7,9 +7,10 @@
 //   k_rope_TR     rotated, one for all heads
 //   o_T(HV), lse_HT = log Σ exp(score) of each row
 //
-// Memory is O(T): scores live one block at a time. Keys come in blocks of 128 at absolute multiples of 128 in the
-// sample; partial results are joined in block order. In the backward pass dq sums over key blocks, dk and dv over
-// query blocks (128 at absolute multiples of 128) in ascending order, dk_rope over heads in ascending order.
+// Memory is O(T): scores live one block at a time. Keys come in blocks of 128 at absolute multiples of 128 in
+// the sample; partial results are joined in block order. In the backward pass dq sums over key blocks, dk and
+// dv over query blocks (128 at absolute multiples of 128) in ascending order, dk_rope over heads in ascending
+// order.
 #pragma once
 
 #include "ops/rows.h"
@@ -25,8 +26,8 @@ struct MlaShape {
   int64_t o_width() const { return heads * v_head_dim; }
 };
 
-// Which keys a row sees: those of its own sample at or before its position and, when document_starts_T (i32, positions
-// in the sample) is defined, not before the start of its own packed document.
+// Which keys a row sees: those of its own sample at or before its position and, when document_starts_T (i32,
+// positions in the sample) is defined, not before the start of its own packed document.
 struct AttentionMask {
   int64_t samples = 0;
   int64_t rows_per_sample = 0;
@@ -42,8 +43,8 @@ struct MlaAttentionKernels {
   void (*forward)(Exec&, const Tensor& q, const Tensor& kv, const Tensor& k_rope, const MlaShape&,
                   const AttentionMask&, const Tensor& o, const Tensor& lse_HT) = nullptr;
   void (*backward)(Exec&, const Tensor& d_o, const Tensor& q, const Tensor& kv, const Tensor& k_rope,
-                   const Tensor& o, const Tensor& lse_HT, const MlaShape&, const AttentionMask&, const Tensor& dq,
-                   const Tensor& dkv, const Tensor& dk_rope) = nullptr;
+                   const Tensor& o, const Tensor& lse_HT, const MlaShape&, const AttentionMask&,
+                   const Tensor& dq, const Tensor& dkv, const Tensor& dk_rope) = nullptr;
 };
 
 void mla_attention_forward(Exec&, const Tensor& q, const Tensor& kv, const Tensor& k_rope, const MlaShape&,

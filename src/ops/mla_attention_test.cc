@@ -179,9 +179,10 @@ TEST(MlaAttention, ChunksHaveTheBitsOfTheWhole) {
     std::vector<int64_t> ends = cuts;
     ends.push_back(c.rows_per_sample);
     for (int64_t end : ends) {
-      const Tensor o = bench.empty({end - begin, c.shape.o_width()}), lse = bench.empty({c.shape.heads, end - begin});
-      mla_attention_forward(bench.exec, whole.q.rows(begin, end), whole.kv.rows(0, end), whole.k_rope.rows(0, end),
-                            c.shape, {1, end, {}, begin}, o, lse);
+      const Tensor o = bench.empty({end - begin, c.shape.o_width()}),
+                   lse = bench.empty({c.shape.heads, end - begin});
+      mla_attention_forward(bench.exec, whole.q.rows(begin, end), whole.kv.rows(0, end),
+                            whole.k_rope.rows(0, end), c.shape, {1, end, {}, begin}, o, lse);
       EXPECT_TRUE(std::ranges::equal(o.span<float>(), whole.o.rows(begin, end).span<float>())) << begin;
       for (int64_t h = 0; h < c.shape.heads; ++h)
         for (int64_t t = begin; t < end; ++t)

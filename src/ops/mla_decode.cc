@@ -16,8 +16,8 @@ void mla_absorb(Exec& exec, const Tensor& q, const StoredWeight& kv_b_proj, cons
          kernels<MlaDecodeKernels>(exec.device).absorb, q, kv_b_proj, shape, q_latent);
 }
 
-void mla_attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past, const MlaShape& shape,
-                const Tensor& o_latent) {
+void mla_attend(Exec& exec, const Tensor& q, const Tensor& q_latent, const CachedLatents& past,
+                const MlaShape& shape, const Tensor& o_latent) {
   const int64_t positions = past.latents_PC.extent(0), latent = past.latents_PC.extent(1);
   const bool codes = past.latents_PC.dtype() == DType::f8_e4m3;
   expect_shape("mla_attend", "q", q, {1, shape.q_width()});

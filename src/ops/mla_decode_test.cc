@@ -62,7 +62,9 @@ struct Decode {
     };
     q = bench.normal("q", {1, c.shape.q_width()});
     q_latent = bench.empty({1, c.shape.heads * c.latent});
-    past = {cached("latents", {c.positions, c.latent}), cached("k_rope", {c.positions, c.shape.qk_rope_head_dim}), {}};
+    past = {cached("latents", {c.positions, c.latent}),
+            cached("k_rope", {c.positions, c.shape.qk_rope_head_dim}),
+            {}};
     if (c.cache == DType::f8_e4m3) {
       const Tensor wide = past.latents_PC;
       past.latents_PC = Tensor::empty(*bench.exec.allocator, wide.shape(), DType::f8_e4m3);
@@ -103,17 +105,18 @@ TEST_P(MlaDecode, DoesNotDependOnInstructionSet) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, MlaDecode,
-                         testing::Values(DecodeCase{{4, 16, 8, 16, 0.2}, 32, 1},
-                                         DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, DType::bf16},
-                                         DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, DType::f8_e4m3},
-                                         DecodeCase{{3, 20, 10, 12, 0.15}, 200, 129, DType::f8_e4m3},
-                                         DecodeCase{{3, 20, 10, 12, 0.15}, 72, 257},
-                                         DecodeCase{{3, 20, 10, 12, 0.15}, 48, 2300},  // on one thread more blocks than whose parts are kept
-                                         DecodeCase{{20, 16, 6, 8, 0.2}, 140, 2300, DType::bf16},
-                                         DecodeCase{{20, 16, 6, 8, 0.2}, 48, 1300, DType::bf16},
-                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16},
-                                         DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16, true}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, MlaDecode,
+    testing::Values(
+        DecodeCase{{4, 16, 8, 16, 0.2}, 32, 1}, DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, DType::bf16},
+        DecodeCase{{16, 128, 64, 128, 0.07}, 512, 300, DType::f8_e4m3},
+        DecodeCase{{3, 20, 10, 12, 0.15}, 200, 129, DType::f8_e4m3},
+        DecodeCase{{3, 20, 10, 12, 0.15}, 72, 257},
+        DecodeCase{{3, 20, 10, 12, 0.15}, 48, 2300},  // on one thread more blocks than whose parts are kept
+        DecodeCase{{20, 16, 6, 8, 0.2}, 140, 2300, DType::bf16},
+        DecodeCase{{20, 16, 6, 8, 0.2}, 48, 1300, DType::bf16},
+        DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16},
+        DecodeCase{{20, 130, 6, 8, 0.1}, 140, 128, DType::bf16, true}));
 
 struct AbsorbCase {
   MlaShape shape;
@@ -122,8 +125,8 @@ struct AbsorbCase {
 };
 
 void PrintTo(const AbsorbCase& c, std::ostream* os) {
-  *os << c.shape.heads << " heads of " << c.shape.qk_nope_head_dim << "+" << c.shape.v_head_dim << ", latents of "
-      << c.latent << ", " << c.tokens << " tokens, " << dtype_name(c.weight);
+  *os << c.shape.heads << " heads of " << c.shape.qk_nope_head_dim << "+" << c.shape.v_head_dim
+      << ", latents of " << c.latent << ", " << c.tokens << " tokens, " << dtype_name(c.weight);
 }
 
 class MlaAbsorb : public testing::TestWithParam<AbsorbCase> {};
@@ -166,7 +169,8 @@ TEST(MlaDecode, IsExpandedAttention) {
     const Tensor kv = bench.empty({c.positions, c.shape.kv_width()}), o = bench.empty({1, c.shape.o_width()});
     weight_matmul(bench.exec, d.past.latents_PC, d.kv_b, kv);
     const AttentionMask mask{1, c.positions, {}, c.positions - 1};
-    mla_attention_forward(bench.exec, d.q, kv, d.past.k_rope_PR, c.shape, mask, o, bench.empty({c.shape.heads, 1}));
+    mla_attention_forward(bench.exec, d.q, kv, d.past.k_rope_PR, c.shape, mask, o,
+                          bench.empty({c.shape.heads, 1}));
     return NamedOutputs{{"o", o}};
   };
   const OpCase absorbed = [&](Workbench& bench) {
@@ -177,7 +181,8 @@ TEST(MlaDecode, IsExpandedAttention) {
     for (int64_t h = 0; h < c.shape.heads; ++h) {
       const Tensor out = bench.empty({1, value});
       const Tensor latent = d.o_latent.reshape({c.shape.heads, c.latent}).rows(h, h + 1);
-      weight_matmul(bench.exec, latent, d.kv_b.rows(h * (nope + value) + nope, (h + 1) * (nope + value)), out);
+      weight_matmul(bench.exec, latent, d.kv_b.rows(h * (nope + value) + nope, (h + 1) * (nope + value)),
+                    out);
       std::memcpy(o.raw() + static_cast<size_t>(h) * out.bytes(), out.raw(), out.bytes());
     }
     return NamedOutputs{{"o", o}};

@@ -1,5 +1,5 @@
-// Rotary position embedding on interleaved pairs: dimensions (2j, 2j+1) of a head's rotary part turn together by the
-// angle position · frequency_j.
+// Rotary position embedding on interleaved pairs: dimensions (2j, 2j+1) of a head's rotary part turn together
+// by the angle position · frequency_j.
 //
 // P positions, J pairs, T rows, W row width.
 #pragma once
@@ -8,7 +8,8 @@
 
 namespace moray {
 
-// Where the rotary parts lie in a row: `heads` heads of `head_width` numbers each; the last 2·J of a head rotate.
+// Where the rotary parts lie in a row: `heads` heads of `head_width` numbers each; the last 2·J of a head
+// rotate.
 struct RopeLayout {
   int64_t heads = 1;
   int64_t head_width = 0;

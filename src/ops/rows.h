@@ -1,4 +1,5 @@
-// How the rows of a micro-batch belong to samples. The order of every sum over tokens follows from this (docs/numerics.md).
+// How the rows of a micro-batch belong to samples. The order of every sum over tokens follows from this
+// (docs/numerics.md).
 #pragma once
 
 #include "runtime/kernels.h"
@@ -16,8 +17,9 @@ struct SampleRows {
   int64_t group(int64_t sample) const { return (first_sample + sample) % gradient_groups; }
 };
 
-// Expert rows: sorted by (expert, sample, token). offsets_ES is i32 [experts·samples + 1]: rows of expert e and sample s
-// are [offsets[e·samples + s], offsets[e·samples + s + 1]). The last offset is the number of rows.
+// Expert rows: sorted by (expert, sample, token). offsets_ES is i32 [experts·samples + 1]: rows of expert e
+// and sample s are [offsets[e·samples + s], offsets[e·samples + s + 1]). The last offset is the number of
+// rows.
 struct ExpertRows {
   Tensor offsets_ES;
   int64_t experts = 0;

@@ -1,7 +1,8 @@
 // A scalar model of how Hopper's tensor cores add up FP8 products.
 //
 // Products enter in groups of 32, in ascending order of k. A group is added to the accumulator c in one step:
-//   1. every product a·b is exact; its exponent is the sum of its operands', before normalisation, a subnormal
+//   1. every product a·b is exact; its exponent is the sum of its operands', before normalisation, a
+//   subnormal
 //      operand's being that of the smallest normal number of its format. A product of 0 takes no part;
 //   2. E is the largest exponent among the products and c, and at least −126;
 //   3. each term is cut to a multiple of q = 2^(E − bits + 1): toward zero, or to nearest with ties to even;

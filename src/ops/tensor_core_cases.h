@@ -19,7 +19,8 @@ constexpr int kRows = 64, kColumns = 8;
 
 enum class Format : uint8_t { e4m3, e5m2 };
 
-// Codes of magnitudes in [low, high], each 0 with the probability `zeros` / 4, of both signs unless `positive`.
+// Codes of magnitudes in [low, high], each 0 with the probability `zeros` / 4, of both signs unless
+// `positive`.
 struct Codes {
   Format format;
   int low, high;
@@ -94,7 +95,8 @@ inline Case draw(size_t kind, int n) {
 
 inline std::vector<float> decoded(const std::vector<uint8_t>& codes, Format format) {
   std::vector<float> values;
-  for (uint8_t code : codes) values.push_back(format == Format::e4m3 ? to_float(e4m3{code}) : to_float(e5m2{code}));
+  for (uint8_t code : codes)
+    values.push_back(format == Format::e4m3 ? to_float(e4m3{code}) : to_float(e5m2{code}));
   return values;
 }
 
@@ -106,7 +108,10 @@ inline int least_exponent(Format format) {
 class ModelSums {
  public:
   ModelSums(const Kind& kind, const Case& drawn)
-      : kind_(kind), drawn_(drawn), a_(decoded(drawn.a, kind.a.format)), b_(decoded(drawn.b, kind.b.format)) {}
+      : kind_(kind),
+        drawn_(drawn),
+        a_(decoded(drawn.a, kind.a.format)),
+        b_(decoded(drawn.b, kind.b.format)) {}
 
   float at(int row, int column, int bits = 14) const {
     TensorCoreSum sum({bits, false, 0}, least_exponent(kind_.a.format), least_exponent(kind_.b.format),

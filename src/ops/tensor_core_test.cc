@@ -40,8 +40,8 @@ TEST(TensorCore, ExponentsAreThoseBeforeNormalisation) {
   const float a[] = {3, -0x1p-6f}, b[] = {3, 0x1p-5f};
   sum.add(a, b, 2);
   EXPECT_EQ(sum.value(), 9 - 0x1p-10f);
-  // A subnormal number has the exponent of the smallest normal one, here 2⁻⁶: with 2⁻⁶ · 2⁻⁶ in its product the
-  // quantum is 2⁻²⁵, and 2⁻²⁶ is lost, though it would not be beside the product's own 2⁻¹³.
+  // A subnormal number has the exponent of the smallest normal one, here 2⁻⁶: with 2⁻⁶ · 2⁻⁶ in its product
+  // the quantum is 2⁻²⁵, and 2⁻²⁶ is lost, though it would not be beside the product's own 2⁻¹³.
   const float c[] = {0x1p-7f, 0x1p-14f}, d[] = {0x1p-6f, 0x1p-12f};
   TensorCoreSum subnormal({14, false, 0}), normal({14, false, 0}, -14, -14);
   subnormal.add(c, d, 2);
@@ -84,8 +84,8 @@ TEST(TensorCore, EnoughBitsAreExact) {
   EXPECT_EQ(sum_of({14, false, 0}, {5, -5}), 0);
 }
 
-// What an H100's wgmma gave for the first case of each kind (written by backend/cuda/tensor_core_check.cu): the
-// sums at (row, row mod 8).
+// What an H100's wgmma gave for the first case of each kind (written by backend/cuda/tensor_core_check.cu):
+// the sums at (row, row mod 8).
 TEST(TensorCore, AddsAsAnH100Does) {
   std::istringstream golden(
       read_file(std::filesystem::path(MORAY_SOURCE_DIR) / "tests/golden/tensor_core/h100.txt"));

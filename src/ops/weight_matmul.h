@@ -1,13 +1,13 @@
-// Products of activations with weights as checkpoints store them: f32, bf16, E4M3 codes with a scale a 128×128
-// block, or integer codes of 8 or 4 bits with a scale for a row and 128 columns (tensor/int_rows.h).
-// Weight-only FP8: codes are widened, activations kept. Integers: activations are quantized to 8 bits, a row's
-// block of 128 at a time (quantize_activations_int8), so that a block's products are exact.
+// Products of activations with weights as checkpoints store them: f32, bf16, E4M3 codes with a scale a
+// 128×128 block, or integer codes of 8 or 4 bits with a scale for a row and 128 columns (tensor/int_rows.h).
+// Weight-only FP8: codes are widened, activations kept. Integers: activations are quantized to 8 bits, a
+// row's block of 128 at a time (quantize_activations_int8), so that a block's products are exact.
 //
 // T tokens (rows), I inputs, O outputs.
 //
-// Every output is summed as ops/matmul.h says; with an FP8 weight a k-block joins with the scale of its block:
-// part sums decoded codes, run = fma(scale, part, run).
-// Integer weights: with part = Σ x_code · w_integer over a block of 128, exact (below 2²⁴), blocks in order,
+// Every output is summed as ops/matmul.h says; with an FP8 weight a k-block joins with the scale of its
+// block: part sums decoded codes, run = fma(scale, part, run). Integer weights: with part = Σ x_code ·
+// w_integer over a block of 128, exact (below 2²⁴), blocks in order,
 //   run = fma(round32(x_scale · w_scale), part, run)
 // from 0. Where only an element of such a weight is asked for, it is round32(w_integer · scale).
 #pragma once
@@ -21,10 +21,11 @@
 namespace moray {
 
 struct StoredWeight {
-  // f32, bf16, f8_e4m3, i8 (8 bits), or u8 [O, int4_row_bytes(I)] (4 bits), in rows or panels (tensor/panels.h).
+  // f32, bf16, f8_e4m3, i8 (8 bits), or u8 [O, int4_row_bytes(I)] (4 bits), in rows or panels
+  // (tensor/panels.h).
   Tensor values_OI;
-  // f32. Of f8_e4m3: [ceil(rows of the whole weight / 128), ceil(I / 128)]; of integers [O, ceil(I / 128)], which lie
-  // as their values do.
+  // f32. Of f8_e4m3: [ceil(rows of the whole weight / 128), ceil(I / 128)]; of integers [O, ceil(I / 128)],
+  // which lie as their values do.
   Tensor scales;
   int64_t first_row = 0;  // of f8_e4m3 in the whole weight, whose blocks the scales follow
 

@@ -38,36 +38,35 @@ TEST_P(WeightMatmul, DoesNotDependOnThreads) {
   on_every_instruction_set([] { expect_same_bits_on_threads(product_of_case); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, WeightMatmul,
-                         testing::Values(WeightCase{DType::f32, 1, 300, 130}, WeightCase{DType::f32, 40, 128, 70},
-                                         WeightCase{DType::bf16, 1, 257, 200}, WeightCase{DType::bf16, 3, 512, 64},
-                                         WeightCase{DType::bf16, 4, 66, 17}, WeightCase{DType::bf16, 9, 300, 33},
-                                         WeightCase{DType::f8_e4m3, 1, 384, 256},
-                                         WeightCase{DType::f8_e4m3, 2, 130, 65, 100},
-                                         WeightCase{DType::f8_e4m3, 1, 7, 3},
-                                         WeightCase{DType::f8_e4m3, 6, 200, 140, 20},
-                                         WeightCase{DType::f8_e4m3, 70, 261, 150, 90},
-                                         WeightCase{DType::i8, 1, 384, 256}, WeightCase{DType::i8, 3, 130, 65, 100},
-                                         WeightCase{DType::i8, 40, 261, 70}, WeightCase{DType::i8, 1, 7, 3},
-                                         WeightCase{DType::u8, 1, 384, 256}, WeightCase{DType::u8, 2, 160, 65, 3},
-                                         WeightCase{DType::u8, 40, 288, 70}, WeightCase{DType::u8, 5, 32, 3}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, WeightMatmul,
+    testing::Values(WeightCase{DType::f32, 1, 300, 130}, WeightCase{DType::f32, 40, 128, 70},
+                    WeightCase{DType::bf16, 1, 257, 200}, WeightCase{DType::bf16, 3, 512, 64},
+                    WeightCase{DType::bf16, 4, 66, 17}, WeightCase{DType::bf16, 9, 300, 33},
+                    WeightCase{DType::f8_e4m3, 1, 384, 256}, WeightCase{DType::f8_e4m3, 2, 130, 65, 100},
+                    WeightCase{DType::f8_e4m3, 1, 7, 3}, WeightCase{DType::f8_e4m3, 6, 200, 140, 20},
+                    WeightCase{DType::f8_e4m3, 70, 261, 150, 90}, WeightCase{DType::i8, 1, 384, 256},
+                    WeightCase{DType::i8, 3, 130, 65, 100}, WeightCase{DType::i8, 40, 261, 70},
+                    WeightCase{DType::i8, 1, 7, 3}, WeightCase{DType::u8, 1, 384, 256},
+                    WeightCase{DType::u8, 2, 160, 65, 3}, WeightCase{DType::u8, 40, 288, 70},
+                    WeightCase{DType::u8, 5, 32, 3}));
 
 WeightCase panels(DType dtype, int64_t rows, int64_t inputs, int64_t outputs, int64_t first_row = 0) {
   return {dtype, rows, inputs, outputs, first_row, TensorLayout::panels};
 }
 
-INSTANTIATE_TEST_SUITE_P(Panels, WeightMatmul,
-                         testing::Values(panels(DType::f32, 1, 300, 128), panels(DType::f32, 40, 131, 80, 16),
-                                         panels(DType::bf16, 1, 258, 208, 32), panels(DType::bf16, 2, 130, 80),
-                                         panels(DType::bf16, 3, 512, 64), panels(DType::bf16, 4, 66, 16),
-                                         panels(DType::bf16, 9, 300, 48), panels(DType::bf16, 300, 512, 112),
-                                         panels(DType::f8_e4m3, 1, 384, 256), panels(DType::f8_e4m3, 2, 132, 64, 112),
-                                         panels(DType::f8_e4m3, 3, 260, 96), panels(DType::f8_e4m3, 4, 12, 16, 16),
-                                         panels(DType::f8_e4m3, 6, 200, 144, 16),
-                                         panels(DType::f8_e4m3, 70, 264, 160, 80), panels(DType::i8, 1, 260, 48, 16),
-                                         panels(DType::i8, 4, 132, 80), panels(DType::i8, 29, 300, 112),
-                                         panels(DType::u8, 1, 448, 48, 32), panels(DType::u8, 3, 64, 80),
-                                         panels(DType::u8, 29, 320, 112)));
+INSTANTIATE_TEST_SUITE_P(
+    Panels, WeightMatmul,
+    testing::Values(panels(DType::f32, 1, 300, 128), panels(DType::f32, 40, 131, 80, 16),
+                    panels(DType::bf16, 1, 258, 208, 32), panels(DType::bf16, 2, 130, 80),
+                    panels(DType::bf16, 3, 512, 64), panels(DType::bf16, 4, 66, 16),
+                    panels(DType::bf16, 9, 300, 48), panels(DType::bf16, 300, 512, 112),
+                    panels(DType::f8_e4m3, 1, 384, 256), panels(DType::f8_e4m3, 2, 132, 64, 112),
+                    panels(DType::f8_e4m3, 3, 260, 96), panels(DType::f8_e4m3, 4, 12, 16, 16),
+                    panels(DType::f8_e4m3, 6, 200, 144, 16), panels(DType::f8_e4m3, 70, 264, 160, 80),
+                    panels(DType::i8, 1, 260, 48, 16), panels(DType::i8, 4, 132, 80),
+                    panels(DType::i8, 29, 300, 112), panels(DType::u8, 1, 448, 48, 32),
+                    panels(DType::u8, 3, 64, 80), panels(DType::u8, 29, 320, 112)));
 
 void expect_independent_rows() {
   for (DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3, DType::i8, DType::u8}) {
@@ -108,7 +107,8 @@ void expect_products_by_hand() {
     for (bool bytes : {true, false}) {
       Workbench bench(device, DType::f32, 2);
       const Shape shape{1, bytes ? 160 : int4_row_bytes(160)};
-      StoredWeight w{Tensor::empty(*bench.exec.allocator, shape, bytes ? DType::i8 : DType::u8), bench.zeros({1, 2}), 0};
+      StoredWeight w{Tensor::empty(*bench.exec.allocator, shape, bytes ? DType::i8 : DType::u8),
+                     bench.zeros({1, 2}), 0};
       // 4 bits: q = 5, s = 3, z = 0: 3·(10 − 7) = 9.
       std::fill_n(w.values_OI.raw(), w.values_OI.bytes(), std::byte{9});
       if (!bytes) {
@@ -117,10 +117,10 @@ void expect_products_by_hand() {
       }
       std::ranges::fill(w.scales.span<float>(), 2.0f);
       const Tensor x = bench.zeros({3, 160}), y = bench.empty({3, 1});
-      x.data<float>()[0] = 254;    // scale 2: codes 127 and 25
+      x.data<float>()[0] = 254;  // scale 2: codes 127 and 25
       x.data<float>()[1] = 50;
-      x.data<float>()[2] = 25;     // 12.5: to even, 12
-      x.data<float>()[159] = -1;   // scale 1/127
+      x.data<float>()[2] = 25;    // 12.5: to even, 12
+      x.data<float>()[159] = -1;  // scale 1/127
       x.data<float>()[160] = std::numeric_limits<float>::quiet_NaN();
       weight_matmul(bench.exec, x, w, y);
       const float first = 4.0f * (127 + 25 + 12) * 9;

@@ -22,7 +22,8 @@ int terminal_columns() {
 }
 
 std::chrono::steady_clock::duration to_clock(double seconds) {
-  return std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
+  return std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+      std::chrono::duration<double>(seconds));
 }
 
 std::string bar(double fraction, int cells) {

@@ -1,5 +1,5 @@
-// A progress line on stderr: live on a terminal, a plain line every few seconds elsewhere. Work that is over within
-// two seconds shows none.
+// A progress line on stderr: live on a terminal, a plain line every few seconds elsewhere. Work that is over
+// within two seconds shows none.
 #pragma once
 
 #include <chrono>
@@ -11,8 +11,8 @@ namespace moray {
 
 class Progress {
  public:
-  // `total` and update()'s `done` count in `unit`s ("tokens"); a total of 0 is unknown. `already_done` is where a
-  // resumed job starts, so that the time left is estimated from this run's speed alone.
+  // `total` and update()'s `done` count in `unit`s ("tokens"); a total of 0 is unknown. `already_done` is
+  // where a resumed job starts, so that the time left is estimated from this run's speed alone.
   Progress(std::string label, int64_t total, std::string unit, int64_t already_done = 0);
   ~Progress();  // ends the live line
   Progress(const Progress&) = delete;

@@ -53,7 +53,8 @@ TEST(ProgressTest, PlainLinesWhenNotATerminal) {
     for (int64_t done = 2; done <= 1000; ++done) progress.update(done);
   }
   const std::string text = ::testing::internal::GetCapturedStderr();
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2) << text;  // the first after the quiet time, and the last
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2)
+      << text;  // the first after the quiet time, and the last
   EXPECT_EQ(text.find('\r'), std::string::npos);
   EXPECT_NE(text.find("count 100%"), std::string::npos);
 }

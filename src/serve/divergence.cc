@@ -31,21 +31,24 @@ Row compare_row(std::span<const float> model, std::span<const float> original, i
   const auto at = static_cast<size_t>(next);
   row.model_nats = of_model - static_cast<double>(model[at]);
   row.original_nats = of_original - static_cast<double>(original[at]);
-  const auto top = [](std::span<const float> logits) { return std::ranges::max_element(logits) - logits.begin(); };
+  const auto top = [](std::span<const float> logits) {
+    return std::ranges::max_element(logits) - logits.begin();
+  };
   row.same_top = top(model) == top(original);
   return row;
 }
 
 }  // namespace
 
-void add_divergence(Exec& exec, const Tensor& model_TV, const Tensor& original_TV, std::span<const int32_t> next,
-                    Divergence& sums) {
-  MORAY_CHECK(model_TV.shape() == original_TV.shape() && model_TV.extent(0) == static_cast<int64_t>(next.size()),
-              "{} and {}", model_TV.shape().to_string(), original_TV.shape().to_string());
+void add_divergence(Exec& exec, const Tensor& model_TV, const Tensor& original_TV,
+                    std::span<const int32_t> next, Divergence& sums) {
+  MORAY_CHECK(
+      model_TV.shape() == original_TV.shape() && model_TV.extent(0) == static_cast<int64_t>(next.size()),
+      "{} and {}", model_TV.shape().to_string(), original_TV.shape().to_string());
   std::vector<Row> rows(next.size());
   exec.pool->for_each(model_TV.extent(0), [&](int64_t t, int) {
-    rows[static_cast<size_t>(t)] =
-        compare_row(model_TV.row(t).span<float>(), original_TV.row(t).span<float>(), next[static_cast<size_t>(t)]);
+    rows[static_cast<size_t>(t)] = compare_row(
+        model_TV.row(t).span<float>(), original_TV.row(t).span<float>(), next[static_cast<size_t>(t)]);
   });
   for (const Row& row : rows) {
     sums.divergence_nats += row.divergence;

@@ -13,9 +13,9 @@ namespace moray {
 // Sums over tokens, in their order, whatever the threads.
 struct Divergence {
   int64_t tokens = 0;
-  double divergence_nats = 0;  // Σ_t KL(original ‖ model) of the next token's distribution
-  double greatest_nats = 0;    // of one token
-  int64_t same_top = 0;        // the likeliest token is the same (of equals the lower id)
+  double divergence_nats = 0;                // Σ_t KL(original ‖ model) of the next token's distribution
+  double greatest_nats = 0;                  // of one token
+  int64_t same_top = 0;                      // the likeliest token is the same (of equals the lower id)
   double model_nats = 0, original_nats = 0;  // Σ −log p of the tokens that came
 
   double mean() const { return divergence_nats / static_cast<double>(tokens); }

@@ -31,8 +31,10 @@ void Engine::reserve(int64_t positions) {
   rope_ = deepseek::make_rope_table(exec_, config(), std::max(cache_.capacity(), positions));
 }
 
-// The states after the final norm, [T, D]; none when `of_layers`, told what share of the layers is done, says stop.
-Tensor Engine::append(std::span<const int32_t> ids, AttentionForm form, const std::function<bool(double)>& of_layers) {
+// The states after the final norm, [T, D]; none when `of_layers`, told what share of the layers is done, says
+// stop.
+Tensor Engine::append(std::span<const int32_t> ids, AttentionForm form,
+                      const std::function<bool(double)>& of_layers) {
   const auto count = static_cast<int64_t>(ids.size());
   reserve(length() + count);
   const SequenceRows rows{length(), form, rope_, cache_, expanded_bytes_};
@@ -48,7 +50,8 @@ Tensor Engine::append(std::span<const int32_t> ids, AttentionForm form, const st
   return served_.model.norm.forward(exec_, x_TD, saved);
 }
 
-Tensor Engine::append_prompt(std::span<const int32_t> ids, const StatesReader& read, const PromptProgress& progress) {
+Tensor Engine::append_prompt(std::span<const int32_t> ids, const StatesReader& read,
+                             const PromptProgress& progress) {
   if (ids.empty()) fail("the prompt is empty");
   expect_room(static_cast<int64_t>(ids.size()));
   reserve(length() + static_cast<int64_t>(ids.size()));
@@ -57,7 +60,8 @@ Tensor Engine::append_prompt(std::span<const int32_t> ids, const StatesReader& r
     const size_t count = std::min(static_cast<size_t>(chunk_tokens_), ids.size() - begin);
     const int64_t first = length();
     const auto of_layers = [&](double share) {
-      return !progress || progress(static_cast<int64_t>(static_cast<double>(begin) + share * static_cast<double>(count)));
+      return !progress ||
+             progress(static_cast<int64_t>(static_cast<double>(begin) + share * static_cast<double>(count)));
     };
     states_TD = append(ids.subspan(begin, count), AttentionForm::expanded, of_layers);
     if (!states_TD.defined()) return {};
@@ -115,8 +119,8 @@ std::vector<float> Engine::logprobs_of_codes(const Tensor& states_TD, std::span<
     exec_.pool->for_each(rows_TV.extent(0), [&](int64_t row, int) {
       const auto at = static_cast<size_t>(begin + row);
       if (targets[at] >= 0)
-        result[at] = static_cast<float>(
-            token_logprobs(rows_TV.row(row).span<float>(), targets[at], 0).chosen.logprob);
+        result[at] =
+            static_cast<float>(token_logprobs(rows_TV.row(row).span<float>(), targets[at], 0).chosen.logprob);
     });
   }
   return result;

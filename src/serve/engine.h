@@ -1,7 +1,8 @@
-// One sequence on one model: prompt tokens in chunks, generated tokens one by one, its past in a latent cache.
+// One sequence on one model: prompt tokens in chunks, generated tokens one by one, its past in a latent
+// cache.
 //
-// T tokens, D hidden, V vocabulary. Results depend on the tokens and on which of them are prompt, not on chunks,
-// threads or what was in the cache before.
+// T tokens, D hidden, V vocabulary. Results depend on the tokens and on which of them are prompt, not on
+// chunks, threads or what was in the cache before.
 #pragma once
 
 #include "serve/forward.h"
@@ -23,21 +24,21 @@ class Engine {
   // States after the final norm of some tokens, the first at position `first`.
   using StatesReader = std::function<void(int64_t first, const Tensor& states_TD)>;
 
-  // Told after every layer how many tokens of a prompt are computed, a chunk's by the share of its layers; false
-  // stops.
+  // Told after every layer how many tokens of a prompt are computed, a chunk's by the share of its layers;
+  // false stops.
   using PromptProgress = std::function<bool(int64_t tokens)>;
 
-  // Appends tokens as prompt and returns the state after the final norm of the last, [1, D]. `read`, if given,
-  // gets those of all, chunk by chunk. Stopped by `progress` it returns an undefined tensor and keeps whole chunks.
-  // Throws Error beyond the context.
+  // Appends tokens as prompt and returns the state after the final norm of the last, [1, D]. `read`, if
+  // given, gets those of all, chunk by chunk. Stopped by `progress` it returns an undefined tensor and keeps
+  // whole chunks. Throws Error beyond the context.
   Tensor append_prompt(std::span<const int32_t> ids, const StatesReader& read = {},
                        const PromptProgress& progress = {});
   // Appends a generated token and returns its state.
   Tensor append_generated(int32_t id);
   // Forgets all tokens from `length` on.
   void truncate(int64_t length);
-  // Forgets what a prompt that begins with `ids` cannot use: the rest, and tokens that were generated. Returns
-  // how many tokens stay; the last of `ids` never does, for its state is wanted.
+  // Forgets what a prompt that begins with `ids` cannot use: the rest, and tokens that were generated.
+  // Returns how many tokens stay; the last of `ids` never does, for its state is wanted.
   int64_t keep_prefix(std::span<const int32_t> ids);
 
   Tensor logits(const Tensor& states_TD);  // [T, V]
@@ -54,7 +55,8 @@ class Engine {
   ChosenExperts* chosen = nullptr;
 
  private:
-  Tensor append(std::span<const int32_t> ids, AttentionForm form, const std::function<bool(double)>& of_layers = {});
+  Tensor append(std::span<const int32_t> ids, AttentionForm form,
+                const std::function<bool(double)>& of_layers = {});
   std::vector<float> logprobs_of_codes(const Tensor& states_TD, std::span<const int32_t> targets);
   void expect_room(int64_t more);
   void reserve(int64_t positions);

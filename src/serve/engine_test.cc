@@ -87,9 +87,9 @@ TEST_P(EngineGolden, PromptLogitsAndExperts) {
   EXPECT_LT(logit_error(golden.expected["logits"], engine.logits(states), 0), golden.expected["tolerance"]);
   for (size_t layer = 0; layer < chosen.size(); ++layer)
     for (int64_t t = 0; t < states.extent(0); ++t)
-      EXPECT_TRUE(std::ranges::equal(chosen[layer].row(t).span<int32_t>(),
-                                     golden.expected["experts"][layer][static_cast<size_t>(t)]
-                                         .get<std::vector<int32_t>>()))
+      EXPECT_TRUE(std::ranges::equal(
+          chosen[layer].row(t).span<int32_t>(),
+          golden.expected["experts"][layer][static_cast<size_t>(t)].get<std::vector<int32_t>>()))
           << "layer " << layer << ", position " << t;
 }
 
@@ -114,8 +114,8 @@ TEST_P(EngineGolden, GreedyTokensWithEitherCache) {
   }
 }
 
-// How far narrower caches move the logits, beside the largest; prompt and generated tokens. Latents of 20 to 36
-// numbers are worse off than those of 512. Measured: see docs/results/cache-forms.txt.
+// How far narrower caches move the logits, beside the largest; prompt and generated tokens. Latents of 20 to
+// 36 numbers are worse off than those of 512. Measured: see docs/results/cache-forms.txt.
 TEST_P(EngineGolden, NarrowCachesAreNear) {
   const Golden golden(GetParam());
   Machine machine;
@@ -126,7 +126,8 @@ TEST_P(EngineGolden, NarrowCachesAreNear) {
     Tensor state = engine.append_prompt(golden.ids("prompt"));
     double error = 0;
     for (int32_t id : golden.ids("greedy")) {
-      error = std::max(error, logit_error(golden.expected["logits"], engine.logits(state), engine.length() - 1));
+      error =
+          std::max(error, logit_error(golden.expected["logits"], engine.logits(state), engine.length() - 1));
       state = engine.append_generated(id);
     }
     EXPECT_LT(error, most) << dtype_name(cache);
@@ -149,9 +150,9 @@ TEST_P(EngineMtp, Logits) {
   LatentCache cache(golden.config, 1, DType::f32);
   cache.reserve(count, count);
   const RopeTable rope = deepseek::make_rope_table(exec, golden.config, count);
-  const Tensor mtp_states = mtp_forward(exec, served.model.mtp[0], served.scales.mtp[0], 0, states.rows(0, count),
-                                        embed(exec, served.model.embed_tokens_VD, ids),
-                                        {0, AttentionForm::expanded, rope, cache});
+  const Tensor mtp_states =
+      mtp_forward(exec, served.model.mtp[0], served.scales.mtp[0], 0, states.rows(0, count),
+                  embed(exec, served.model.embed_tokens_VD, ids), {0, AttentionForm::expanded, rope, cache});
   EXPECT_LT(logit_error(golden.expected["mtp_logits"], engine.logits(mtp_states), 0),
             golden.expected["tolerance"]);
 }
@@ -204,7 +205,8 @@ deepseek::ModelConfig small_config() {
 std::vector<int32_t> random_ids(int64_t count, int64_t vocabulary) {
   Random random(3, 1);
   std::vector<int32_t> ids;
-  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(vocabulary))));
+  for (int64_t i = 0; i < count; ++i)
+    ids.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(vocabulary))));
   return ids;
 }
 
@@ -273,8 +275,8 @@ TEST(Engine, PromptsHaveTrainingsBits) {
     engine.append_prompt(std::span(ids).first(kTrainedTokens), [&](int64_t first, const Tensor& states) {
       EXPECT_TRUE(std::ranges::equal(states.span<float>(),
                                      trained.states_TD.rows(first, first + states.extent(0)).span<float>()));
-      for (float logprob : engine.logprobs(
-               states, {ids.data() + first + 1, static_cast<size_t>(states.extent(0))}))
+      for (float logprob :
+           engine.logprobs(states, {ids.data() + first + 1, static_cast<size_t>(states.extent(0))}))
         logprobs.push_back(logprob);
     });
     EXPECT_EQ(logprobs, trained.logprobs);
@@ -287,8 +289,8 @@ TEST(Engine, PromptsHaveTrainingsBits) {
   expect_trained_bits(served);
 }
 
-// Numerics, "Training and inference agree": the same experts, and generated tokens within 1e-5 in mean absolute
-// value.
+// Numerics, "Training and inference agree": the same experts, and generated tokens within 1e-5 in mean
+// absolute value.
 TEST(Engine, GeneratedTokensAgreeWithTraining) {
   Machine machine;
   deepseek::Model model = deepseek::allocate_model(machine.exec, small_config());
@@ -312,7 +314,8 @@ TEST(Engine, GeneratedTokensAgreeWithTraining) {
 }
 
 // States of a prompt, then of generated tokens.
-std::vector<float> all_states(Engine& engine, std::span<const int32_t> prompt, std::span<const int32_t> more) {
+std::vector<float> all_states(Engine& engine, std::span<const int32_t> prompt,
+                              std::span<const int32_t> more) {
   std::vector<float> all;
   const auto keep = [&](const Tensor& states) {
     all.insert(all.end(), states.span<float>().begin(), states.span<float>().end());
@@ -342,7 +345,8 @@ TEST(Engine, ChunksThreadsAndUsedCachesDoNotMatter) {
         EXPECT_EQ(engine.keep_prefix(prompt.first(100)), 99);
         const std::vector<float> again = all_states(engine, prompt.subspan(99), more);
         const auto width = static_cast<size_t>(golden.config.hidden_size);
-        EXPECT_TRUE(std::equal(again.begin(), again.end(), expected.begin() + static_cast<int64_t>(99 * width)));
+        EXPECT_TRUE(
+            std::equal(again.begin(), again.end(), expected.begin() + static_cast<int64_t>(99 * width)));
       }
   }
 }

@@ -39,13 +39,13 @@ Tensor project(Exec& exec, const Mla& mla, const Mla& scales, int64_t layer, con
       WeightProduct{x_TD, stored_weight(first, first_scales), q},
       WeightProduct{x_TD, stored_weight(mla.kv_a_proj_with_mqa, scales.kv_a_proj_with_mqa), latent_and_key}};
   weight_matmul(exec, products);
-  if (mla.has_q_lora)
-    q = product(exec, normed(exec, mla.q_a_layernorm, q), mla.q_b_proj, scales.q_b_proj);
+  if (mla.has_q_lora) q = product(exec, normed(exec, mla.q_a_layernorm, q), mla.q_b_proj, scales.q_b_proj);
 
   const Tensor cos = rows.rope.cos_PJ.rows(rows.first, rows.first + tokens);
   const Tensor sin = rows.rope.sin_PJ.rows(rows.first, rows.first + tokens);
   rope_apply(exec, q, {mla.shape.heads, mla.shape.qk_nope_head_dim + rope}, cos, sin, tokens);
-  const Tensor c_kv = exec.empty({tokens, latent_and_key.extent(1) - rope}), k_rope = exec.empty({tokens, rope});
+  const Tensor c_kv = exec.empty({tokens, latent_and_key.extent(1) - rope}),
+               k_rope = exec.empty({tokens, rope});
   split_columns(exec, latent_and_key, c_kv, k_rope);
   rope_apply(exec, k_rope, {1, rope}, cos, sin, tokens);
   rows.cache.store(exec, layer, rows.first, normed(exec, mla.kv_a_layernorm, c_kv), k_rope);
@@ -53,8 +53,8 @@ Tensor project(Exec& exec, const Mla& mla, const Mla& scales, int64_t layer, con
 }
 
 // Columns [from_column, ..) of `from` to columns [to_column, ..) of `to`, `count` of them.
-void copy_columns(const Exec& exec, const Tensor& from, int64_t from_column, const Tensor& to, int64_t to_column,
-                  int64_t count) {
+void copy_columns(const Exec& exec, const Tensor& from, int64_t from_column, const Tensor& to,
+                  int64_t to_column, int64_t count) {
   constexpr int64_t kRowsAtOnce = 64;
   exec.pool->for_ranges(from.extent(0), kRowsAtOnce, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row)
@@ -63,10 +63,10 @@ void copy_columns(const Exec& exec, const Tensor& from, int64_t from_column, con
   });
 }
 
-// Heads [first, first + part.heads) of a chunk's attention: their queries from q, their results into o. Keys and
-// values lie in a buffer for all the cache's positions, so that chunks that follow take the same memory.
-void attend_heads(Exec& exec, const Tensor& q, const CachedLatents& past, const StoredWeight& kv_b, int64_t first,
-                  const MlaShape& part, const SequenceRows& rows, const Tensor& o) {
+// Heads [first, first + part.heads) of a chunk's attention: their queries from q, their results into o. Keys
+// and values lie in a buffer for all the cache's positions, so that chunks that follow take the same memory.
+void attend_heads(Exec& exec, const Tensor& q, const CachedLatents& past, const StoredWeight& kv_b,
+                  int64_t first, const MlaShape& part, const SequenceRows& rows, const Tensor& o) {
   const int64_t tokens = q.extent(0), positions = rows.first + tokens;
   const int64_t key = part.qk_nope_head_dim + part.qk_rope_head_dim, value = part.v_head_dim;
   const int64_t kv_rows = part.qk_nope_head_dim + value;
@@ -101,7 +101,8 @@ Tensor attend_absorbed(Exec& exec, const Mla& mla, const Mla& scales, int64_t la
   const MlaShape& shape = mla.shape;
   const StoredWeight kv_b = stored_weight(mla.kv_b_proj, scales.kv_b_proj);
   const int64_t tokens = q.extent(0), latent = kv_b.inputs(), value = shape.v_head_dim;
-  const Tensor q_latent = exec.empty({tokens, shape.heads * latent}), o = exec.empty({tokens, shape.o_width()});
+  const Tensor q_latent = exec.empty({tokens, shape.heads * latent}),
+               o = exec.empty({tokens, shape.o_width()});
   mla_absorb(exec, q, kv_b, shape, q_latent);
   const Tensor o_latent = exec.empty(q_latent.shape());
   std::vector<WeightProduct> products;
@@ -109,7 +110,8 @@ Tensor attend_absorbed(Exec& exec, const Mla& mla, const Mla& scales, int64_t la
     const CachedLatents past = rows.cache.rows(layer, rows.first + t + 1);
     const Tensor out = o_latent.rows(t, t + 1);
     mla_attend(exec, q.rows(t, t + 1), q_latent.rows(t, t + 1), past, shape, out);
-    const Tensor of_heads = out.reshape({shape.heads, latent}), o_heads = o.row(t).reshape({shape.heads, value});
+    const Tensor of_heads = out.reshape({shape.heads, latent}),
+                 o_heads = o.row(t).reshape({shape.heads, value});
     for (int64_t h = 0; h < shape.heads; ++h) {
       const int64_t first = h * (shape.qk_nope_head_dim + value) + shape.qk_nope_head_dim;
       products.push_back({of_heads.rows(h, h + 1), kv_b.rows(first, first + value), o_heads.rows(h, h + 1)});
@@ -156,7 +158,8 @@ ExpertPass dispatch(Exec& exec, const deepseek::Block& block, const Tensor& u_TD
   weight_matmul(exec, u_TD, {block.gate.weight_ED, {}, 0}, logits);
   pass.ids_TK = exec.empty_i32({tokens, choices});
   pass.gates_TK = exec.empty({tokens, choices});
-  route_forward(exec, logits, block.gate.bias_E, block.gate.config, false, scores, pass.ids_TK, pass.gates_TK);
+  route_forward(exec, logits, block.gate.bias_E, block.gate.config, false, scores, pass.ids_TK,
+                pass.gates_TK);
   pass.plan = allocate_dispatch_plan(exec, tokens, choices, experts, 1);
   dispatch_plan(exec, pass.ids_TK, pass.plan);
   pass.x_RD = exec.empty({tokens * choices, u_TD.extent(1)});
@@ -221,8 +224,9 @@ int64_t expanded_heads_at_once(const MlaShape& shape, int64_t positions, int64_t
   return std::clamp<int64_t>(expanded_bytes / head_bytes, 1, shape.heads);
 }
 
-Tensor block_forward(Exec& exec, const deepseek::Block& block, const deepseek::Block& scales, int64_t cache_layer,
-                     const Tensor& x_TD, const SequenceRows& rows, ChosenExperts* chosen) {
+Tensor block_forward(Exec& exec, const deepseek::Block& block, const deepseek::Block& scales,
+                     int64_t cache_layer, const Tensor& x_TD, const SequenceRows& rows,
+                     ChosenExperts* chosen) {
   const Mla &mla = block.self_attn, &mla_scales = scales.self_attn;
   const Tensor q =
       project(exec, mla, mla_scales, cache_layer, normed(exec, block.input_layernorm, x_TD), rows);
@@ -237,7 +241,8 @@ Tensor block_forward(Exec& exec, const deepseek::Block& block, const deepseek::B
 }
 
 Tensor mtp_forward(Exec& exec, const deepseek::MtpModule& module, const deepseek::MtpModule& scales,
-                   int64_t cache_layer, const Tensor& h_TD, const Tensor& embedding_TD, const SequenceRows& rows) {
+                   int64_t cache_layer, const Tensor& h_TD, const Tensor& embedding_TD,
+                   const SequenceRows& rows) {
   const Tensor both = exec.empty({h_TD.extent(0), 2 * h_TD.extent(1)});
   concat_columns(exec, normed(exec, module.enorm, embedding_TD), normed(exec, module.hnorm, h_TD), both);
   const Tensor x_TD = product(exec, both, module.eh_proj, scales.eh_proj);

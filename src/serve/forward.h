@@ -15,8 +15,8 @@ enum class AttentionForm : uint8_t {
   absorbed   // generated tokens: heads attend to the latents themselves
 };
 
-// Keys and values that a prompt's chunk rebuilds at a time, whole heads, one at least: memory stays bounded at any
-// length. Heads do not see each other, so nothing else depends on it.
+// Keys and values that a prompt's chunk rebuilds at a time, whole heads, one at least: memory stays bounded
+// at any length. Heads do not see each other, so nothing else depends on it.
 constexpr int64_t kExpandedBytes = int64_t{256} << 20;
 int64_t expanded_heads_at_once(const MlaShape&, int64_t positions, int64_t expanded_bytes);
 

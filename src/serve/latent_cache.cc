@@ -43,7 +43,8 @@ int64_t tiles(int64_t columns) {
 }
 
 QuantizedTensor codes_of(const CachedLatents& rows) {
-  return {.shape = rows.latents_PC.shape(), .codes = rows.latents_PC, .scales = rows.scales_PG, .row_blocks = {}};
+  return {
+      .shape = rows.latents_PC.shape(), .codes = rows.latents_PC, .scales = rows.scales_PG, .row_blocks = {}};
 }
 
 Tensor larger(Allocator& memory, const Tensor& old, Shape shape, DType dtype) {
@@ -123,7 +124,8 @@ size_t LatentCache::bytes() const {
 }
 
 size_t LatentCache::token_bytes(const deepseek::ModelConfig& config, int64_t layers, DType dtype) {
-  const size_t scales = dtype == DType::f8_e4m3 ? static_cast<size_t>(tiles(config.kv_lora_rank)) * sizeof(float) : 0;
+  const size_t scales =
+      dtype == DType::f8_e4m3 ? static_cast<size_t>(tiles(config.kv_lora_rank)) * sizeof(float) : 0;
   return static_cast<size_t>(layers) *
          (static_cast<size_t>(config.kv_lora_rank) * dtype_bytes(dtype) + scales +
           static_cast<size_t>(config.qk_rope_head_dim) * dtype_bytes(rope_dtype(dtype)));

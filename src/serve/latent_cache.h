@@ -13,13 +13,13 @@ namespace moray {
 
 class LatentCache {
  public:
-  // `dtype`: bf16; f8_e4m3, latents as codes with a scale for 128 numbers and rotary keys in bf16; or f32, for
-  // agreement with training to the bit. `layers` of the model and its MTP modules.
+  // `dtype`: bf16; f8_e4m3, latents as codes with a scale for 128 numbers and rotary keys in bf16; or f32,
+  // for agreement with training to the bit. `layers` of the model and its MTP modules.
   LatentCache(const deepseek::ModelConfig&, int64_t layers, DType dtype);
 
   int64_t capacity() const { return capacity_; }
-  // Room for that many positions; keeps what is there. Grows one layer at a time, by half at least, but not beyond
-  // `most`.
+  // Room for that many positions; keeps what is there. Grows one layer at a time, by half at least, but not
+  // beyond `most`.
   void reserve(int64_t positions, int64_t most);
 
   // Rows of a layer (f32) at `position` on, rounded.

@@ -49,7 +49,8 @@ TEST(LatentCache, BytesATokenAndLayer) {
 TEST(LatentCache, RoundsToItsForm) {
   Machine machine;
   const int64_t latent = 200, rope = 6, rows = 70;
-  const Tensor latents = random_rows(machine.exec, rows, latent, 1), keys = random_rows(machine.exec, rows, rope, 2);
+  const Tensor latents = random_rows(machine.exec, rows, latent, 1),
+               keys = random_rows(machine.exec, rows, rope, 2);
   for (int64_t c = 0; c < 128; ++c) latents.data<float>()[5 * latent + c] = 0;
   LatentCache cache(shape_of(latent, rope), 2, DType::f8_e4m3);
   cache.store(machine.exec, 1, 10, latents, keys);
@@ -58,11 +59,13 @@ TEST(LatentCache, RoundsToItsForm) {
     for (int64_t tile = 0; tile < latent; tile += 128) {
       const int64_t end = std::min(tile + 128, latent);
       float amax = 0;
-      for (int64_t c = tile; c < end; ++c) amax = std::max(amax, std::abs(latents.data<float>()[t * latent + c]));
+      for (int64_t c = tile; c < end; ++c)
+        amax = std::max(amax, std::abs(latents.data<float>()[t * latent + c]));
       const float scale = amax == 0 ? 1 : amax / 448;
       for (int64_t c = tile; c < end; ++c) {
         const float x = latents.data<float>()[t * latent + c];
-        ASSERT_EQ(wide.latents_PC.data<float>()[(10 + t) * latent + c], to_float(narrow<e4m3>(x / scale)) * scale);
+        ASSERT_EQ(wide.latents_PC.data<float>()[(10 + t) * latent + c],
+                  to_float(narrow<e4m3>(x / scale)) * scale);
       }
     }
     for (int64_t r = 0; r < rope; ++r)
@@ -82,7 +85,8 @@ TEST(LatentCache, GrowsWithWhatItHolds) {
   Machine machine;
   for (DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3}) {
     LatentCache cache(shape_of(140, 4), 2, dtype);
-    const Tensor latents = random_rows(machine.exec, 100, 140, 3), keys = random_rows(machine.exec, 100, 4, 4);
+    const Tensor latents = random_rows(machine.exec, 100, 140, 3),
+                 keys = random_rows(machine.exec, 100, 4, 4);
     cache.store(machine.exec, 0, 0, latents, keys);
     const std::vector<float> before = numbers(cache.widened(machine.exec, 0, 100));
     cache.reserve(cache.capacity() + 1, 300);

@@ -52,7 +52,8 @@ struct Piece {
 
 void append_pieces(const Tensor& tensor, uint64_t file_offset, std::vector<Piece>& pieces) {
   for (size_t begin = 0; begin < tensor.bytes(); begin += kPieceBytes)
-    pieces.push_back({tensor.raw() + begin, std::min(kPieceBytes, tensor.bytes() - begin), file_offset + begin, 0});
+    pieces.push_back(
+        {tensor.raw() + begin, std::min(kPieceBytes, tensor.bytes() - begin), file_offset + begin, 0});
 }
 
 uint64_t sum_of(const Piece& piece) {
@@ -152,7 +153,8 @@ bool place_pieces(const nlohmann::json& header, ServedModel& served, uint64_t fi
   return true;
 }
 
-bool read_pieces(Exec& exec, const File& file, const std::vector<Piece>& pieces, const LoadProgress& progress) {
+bool read_pieces(Exec& exec, const File& file, const std::vector<Piece>& pieces,
+                 const LoadProgress& progress) {
   constexpr size_t kRound = 64;  // pieces between two reports
   std::atomic<bool> good = true;
   size_t done = 0;
@@ -251,7 +253,9 @@ void write_packed_cache(Exec& exec, const fs::path& path, const SafetensorsFolde
   try {
     FileWriter writer(part);
     const std::string zeros(kAlignment, '\0');
-    const auto fill_up = [&] { writer.write(zeros.data(), aligned(writer.bytes_written()) - writer.bytes_written()); };
+    const auto fill_up = [&] {
+      writer.write(zeros.data(), aligned(writer.bytes_written()) - writer.bytes_written());
+    };
     writer.write(kMagic);
     writer.write(&length, sizeof(length));
     writer.write(&sum, sizeof(sum));

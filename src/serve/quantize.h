@@ -13,18 +13,19 @@ namespace moray {
 // Bytes read so far.
 using QuantizeProgress = std::function<void(uint64_t)>;
 
-// Writes the quantized tensors of a shard, and the others as they are, to the file `into`: complete or absent, one
-// tensor in memory at a time, all threads at a tensor, the same bytes for any number of them. The scales of FP8
-// weights are looked for in `files`, the shard among them. Throws Error naming the tensor for scales that are
-// missing or mis-shaped, numbers that are not finite, and types that cannot be converted.
-void quantize_shard(Exec&, const SafetensorsFile& shard, std::span<const SafetensorsFile> files, IntFormat format,
-                    const fs::path& into, const QuantizeProgress& progress = {});
+// Writes the quantized tensors of a shard, and the others as they are, to the file `into`: complete or
+// absent, one tensor in memory at a time, all threads at a tensor, the same bytes for any number of them. The
+// scales of FP8 weights are looked for in `files`, the shard among them. Throws Error naming the tensor for
+// scales that are missing or mis-shaped, numbers that are not finite, and types that cannot be converted.
+void quantize_shard(Exec&, const SafetensorsFile& shard, std::span<const SafetensorsFile> files,
+                    IntFormat format, const fs::path& into, const QuantizeProgress& progress = {});
 
-// Throws Error for the config.json of a model that is quantized already, or in another way than published FP8.
+// Throws Error for the config.json of a model that is quantized already, or in another way than published
+// FP8.
 void expect_quantizable(std::string_view config_json, const std::string& where);
 
-// Whether a file of a model folder goes into the quantized one as it is: all at its top but weights, their index,
-// config.json, and hidden files.
+// Whether a file of a model folder goes into the quantized one as it is: all at its top but weights, their
+// index, config.json, and hidden files.
 bool is_kept_beside_weights(const std::string& file_name);
 
 struct QuantizeSummary {

@@ -25,11 +25,20 @@ void fill(Exec& exec, const Tensor& tensor, double deviation, uint64_t stream) {
       state = state * 6364136223846793005u + 1442695040888963407u;
       const float value = (static_cast<float>(state >> 40) * 0x1p-24f - 0.5f) * range;
       switch (tensor.dtype()) {
-        case DType::f32: tensor.data<float>()[i] = value; break;
-        case DType::bf16: tensor.data<bf16>()[i] = to_bf16(value); break;
-        case DType::i8: tensor.data<int8_t>()[i] = static_cast<int8_t>(value); break;
-        case DType::u8: tensor.data<uint8_t>()[i] = static_cast<uint8_t>(state >> 56); break;
-        default: tensor.data<e4m3>()[i] = narrow<e4m3>(value);
+        case DType::f32:
+          tensor.data<float>()[i] = value;
+          break;
+        case DType::bf16:
+          tensor.data<bf16>()[i] = to_bf16(value);
+          break;
+        case DType::i8:
+          tensor.data<int8_t>()[i] = static_cast<int8_t>(value);
+          break;
+        case DType::u8:
+          tensor.data<uint8_t>()[i] = static_cast<uint8_t>(state >> 56);
+          break;
+        default:
+          tensor.data<e4m3>()[i] = narrow<e4m3>(value);
       }
     }
   });
@@ -54,7 +63,8 @@ RandomForm random_form(const Parameter& parameter, DType dtype) {
   const auto codes = int_weight_dtype(parameter.name, parameter.tensor->extent(-1),
                                       dtype == DType::u8 ? IntFormat::int4 : IntFormat::int8);
   if (!codes) return {DType::bf16, deviation, 0};
-  constexpr double kInt4Size = 90.9;  // of s·(2q − 7 − z) over all bits of q, s and z, in the root mean square
+  constexpr double kInt4Size =
+      90.9;  // of s·(2q − 7 − z) over all bits of q, s and z, in the root mean square
   if (codes == DType::u8) return {DType::u8, 1, static_cast<float>(deviation / kInt4Size)};
   return {DType::i8, 127 / std::sqrt(3.0), static_cast<float>(deviation * std::sqrt(3.0) / 127)};
 }
@@ -75,7 +85,8 @@ struct RandomTensor {
   std::function<Tensor(Exec&)> make;
 };
 
-void append_matrix(const Parameter& parameter, DType dtype, uint64_t stream, std::vector<RandomTensor>& tensors) {
+void append_matrix(const Parameter& parameter, DType dtype, uint64_t stream,
+                   std::vector<RandomTensor>& tensors) {
   const bool experts = parameter.kind == ParameterKind::experts;
   const Shape whole = parameter.tensor->shape();
   const Shape shape = experts ? Shape{whole[1], whole[2]} : whole;
@@ -128,9 +139,11 @@ std::string config_text(const deepseek::ModelConfig& config, DType dtype) {
 
 ServedModel random_model(Exec& exec, const deepseek::ModelConfig& config, DType dtype) {
   ServedModel served;
-  served.model = deepseek::make_model(config, [](const Shape& shape) { return Tensor::shape_only(shape, DType::f32); });
+  served.model =
+      deepseek::make_model(config, [](const Shape& shape) { return Tensor::shape_only(shape, DType::f32); });
   served.scales = deepseek::make_model(config, [](const Shape&) { return Tensor(); });
-  const std::vector<Parameter> weights = list_parameters(served.model), scales = list_parameters(served.scales);
+  const std::vector<Parameter> weights = list_parameters(served.model),
+                               scales = list_parameters(served.scales);
   for (size_t i = 0; i < weights.size(); ++i) {
     const Shape shape = weights[i].tensor->shape();
     const ParameterKind kind = weights[i].kind;

@@ -8,8 +8,8 @@
 namespace moray {
 
 // Matrices of `dtype` (f32, bf16, f8_e4m3, or i8 and u8 for 8 and 4 bits as in checkpoint/int_weights.h; what
-// is kept beside codes is bf16), evenly distributed with the deviation 1/sqrt(inputs), so that states keep their
-// size; norms are 1, routers f32. The same numbers for any number of threads.
+// is kept beside codes is bf16), evenly distributed with the deviation 1/sqrt(inputs), so that states keep
+// their size; norms are 1, routers f32. The same numbers for any number of threads.
 ServedModel random_model(Exec&, const deepseek::ModelConfig&, DType dtype);
 
 // The same kind of weights as a folder, a tensor in memory at a time. No tokenizer. Throws Error when the

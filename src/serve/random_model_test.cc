@@ -46,7 +46,8 @@ TEST_P(RandomModel, FoldersAreServed) {
     EXPECT_EQ(read_file(entry.path()), read_file(scratch / "same" / entry.path().filename())) << entry.path();
   const SafetensorsFolder weights(scratch / "model");
   EXPECT_GT(weights.files().size(), 1u);
-  const auto config = deepseek::ModelConfig::from_json(read_file(scratch / "model/config.json"), "config.json");
+  const auto config =
+      deepseek::ModelConfig::from_json(read_file(scratch / "model/config.json"), "config.json");
   const std::vector<int32_t> ids = {1, 2, 3, 4};
   const ServedModel from_folder = load_weights(machine.exec, weights, plan_weights(weights, config, true));
   const ServedModel in_memory = random_model(machine.exec, small_config(), GetParam());
@@ -56,7 +57,8 @@ TEST_P(RandomModel, FoldersAreServed) {
     EXPECT_GT(size, 0.5);
     EXPECT_LT(size, 2);
   }
-  EXPECT_THROW(write_random_folder(machine.exec, small_config(), GetParam(), scratch / "model", 300'000), Error);
+  EXPECT_THROW(write_random_folder(machine.exec, small_config(), GetParam(), scratch / "model", 300'000),
+               Error);
 }
 
 TEST(RandomFolder, WhatTheDiskLacksRoomForIsRefusedBefore) {

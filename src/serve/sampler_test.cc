@@ -60,7 +60,8 @@ TEST(Sampler, TopKAndMinPKeepTheLikeliest) {
   for (int i = 0; i < 500; ++i) {
     EXPECT_EQ(sample_token(kLogits, {.seed = 3, .top_k = 1}, i), 1);
     const int32_t token = sample_token(kLogits, {.seed = 3, .min_p = 0.3}, i);
-    EXPECT_TRUE(token == 1 || token == 3 || token == 2) << token;  // e^-1 = 0.37 of the likeliest, e^-2 = 0.14
+    EXPECT_TRUE(token == 1 || token == 3 || token == 2)
+        << token;  // e^-1 = 0.37 of the likeliest, e^-2 = 0.14
   }
 }
 
@@ -78,7 +79,8 @@ TEST(Sampler, PenaltiesAndBias) {
   EXPECT_EQ(greedy({.logit_bias = {{4, 100}}}), 4);
   EXPECT_EQ(greedy({.logit_bias = {{77, 100}}}), 1);  // beyond what may be drawn
   const std::vector<int32_t> negative = {4};
-  EXPECT_EQ(count_of({.repetition_penalty = 1e6}, 4, {prompt, negative}), 0);  // negative logits move away from 0
+  EXPECT_EQ(count_of({.repetition_penalty = 1e6}, 4, {prompt, negative}),
+            0);  // negative logits move away from 0
 }
 
 TEST(Sampler, LargeVocabulariesAreOrderedAsFarAsNeeded) {

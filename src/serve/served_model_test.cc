@@ -15,7 +15,8 @@ namespace {
 // The golden model with one stored element put in the place of another, and what loading says of it.
 class Spoilt {
  public:
-  explicit Spoilt(const char* golden) : from_(fs::path(MORAY_SOURCE_DIR) / "tests/golden/inference" / golden) {
+  explicit Spoilt(const char* golden)
+      : from_(fs::path(MORAY_SOURCE_DIR) / "tests/golden/inference" / golden) {
     register_backends();
   }
 

@@ -11,7 +11,8 @@ namespace {
 std::string shown(const std::string& text, std::vector<std::string> stops, size_t size) {
   StopStrings matcher(std::move(stops));
   std::string out;
-  for (size_t at = 0; at < text.size(); at += size) out += matcher.push(std::string_view(text).substr(at, size));
+  for (size_t at = 0; at < text.size(); at += size)
+    out += matcher.push(std::string_view(text).substr(at, size));
   return out + matcher.finish();
 }
 

@@ -15,8 +15,8 @@ namespace {
 
 using nlohmann::json;
 
-// expected.json of a golden folder as a reference. Logits are on file for every fifth position; there all tokens are
-// compared.
+// expected.json of a golden folder as a reference. Logits are on file for every fifth position; there all
+// tokens are compared.
 struct Golden {
   fs::path folder;
   json expected, reference;
@@ -32,10 +32,12 @@ struct Golden {
       for (const json& logit : row) largest = std::max(largest, std::abs(logit.get<double>()));
     json top = json::array(), experts = json::array();
     for (int64_t i = 0; i < static_cast<int64_t>(expected["greedy"].size()); ++i)
-      top.push_back((prompt - 1 + i) % 5 == 0 ? logprobs(expected["logits"][static_cast<size_t>((prompt - 1 + i) / 5)])
-                                              : json());
+      top.push_back((prompt - 1 + i) % 5 == 0
+                        ? logprobs(expected["logits"][static_cast<size_t>((prompt - 1 + i) / 5)])
+                        : json());
     const json shape = json::parse(config);
-    const size_t moe_layers = shape["num_hidden_layers"].get<size_t>() - shape["first_k_dense_replace"].get<size_t>();
+    const size_t moe_layers =
+        shape["num_hidden_layers"].get<size_t>() - shape["first_k_dense_replace"].get<size_t>();
     for (size_t i = 0; i < moe_layers; ++i) {  // an MTP module's follow
       const json& layer = expected["experts"][i];
       std::vector<int32_t> ids;
@@ -75,8 +77,8 @@ struct Golden {
     ThreadPool pool(2);
     Exec exec{Device::cpu, &pool, &allocator, DType::f32};
     const SafetensorsFolder weights(folder);
-    const ServedModel served =
-        load_weights(exec, weights, plan_weights(weights, deepseek::ModelConfig::from_json(config, "config"), false));
+    const ServedModel served = load_weights(
+        exec, weights, plan_weights(weights, deepseek::ModelConfig::from_json(config, "config"), false));
     Engine engine(exec, served, {.cache_dtype = cache});
     return verify_case(engine, of.cases[0], of.tolerance);
   }
@@ -148,10 +150,12 @@ TEST(Verify, NamesTheFirstDifference) {
   EXPECT_EQ(golden.verify(other).ties, 0);
 }
 
-// Eight bytes, "foobar" and two zeros, by a Python function that gives "foobar" its published 85944171f73967e8.
+// Eight bytes, "foobar" and two zeros, by a Python function that gives "foobar" its published
+// 85944171f73967e8.
 TEST(Verify, HashIsFnv1a) {
   EXPECT_EQ(experts_hash({}), "cbf29ce484222325");
-  EXPECT_EQ(experts_hash(std::vector<int32_t>{'f' | 'o' << 8 | 'o' << 16 | 'b' << 24, 'a' | 'r' << 8}), "74c8e7eb4f245c28");
+  EXPECT_EQ(experts_hash(std::vector<int32_t>{'f' | 'o' << 8 | 'o' << 16 | 'b' << 24, 'a' | 'r' << 8}),
+            "74c8e7eb4f245c28");
 }
 
 // One byte after another turned, taken away or doubled: read, or refused in words.
@@ -175,8 +179,9 @@ TEST(Verify, DamagedFilesAreReadOrRefused) {
   for (size_t at = 0; at < whole.size(); ++at) {
     std::string turned = whole;
     turned[at] ^= static_cast<char>(1 << at % 8);
-    for (const std::string& damaged : {turned, whole.substr(0, at) + whole.substr(at + 1),
-                                       whole.substr(0, at) + whole[at] + whole.substr(at), whole.substr(0, at)})
+    for (const std::string& damaged :
+         {turned, whole.substr(0, at) + whole.substr(at + 1),
+          whole.substr(0, at) + whole[at] + whole.substr(at), whole.substr(0, at)})
       refused += !reads(damaged);
   }
   EXPECT_GT(refused, static_cast<int>(whole.size()));
@@ -201,8 +206,14 @@ TEST(Verify, RefusesMalformedFiles) {
       {"outside the vocabulary", [](json& r) { r["cases"][0]["prompt"][0] = 1000000; }},
       {"outside the vocabulary", [](json& r) { r["cases"][0]["greedy"][0] = 1000000; }},
       {"top is of 1 tokens", [](json& r) { r["cases"][0]["top"] = json::array({json()}); }},
-      {"is not [token, logprob]", [](json& r) { r["cases"][0]["top"][0] = json::array({json::array({1, 0.5})}); }},
-      {"experts of 3 layers", [](json& r) { r["cases"][0]["experts"] = {"a", "b", "c"}; }},
+      {"is not [token, logprob]",
+       [](json& r) {
+         r["cases"][0]["top"][0] = json::array({json::array({1, 0.5})});
+       }},
+      {"experts of 3 layers",
+       [](json& r) {
+         r["cases"][0]["experts"] = {"a", "b", "c"};
+       }},
       {"tokens, the model 256 positions",
        [](json& r) { r["cases"][0]["prompt"] = std::vector<int32_t>(300, 1); }},
   };

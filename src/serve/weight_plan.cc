@@ -20,9 +20,12 @@ constexpr size_t kMostProblems = 5;  // named in one message
 
 Shape shape_of(const std::vector<int64_t>& extents) {
   switch (extents.size()) {
-    case 1: return {extents[0]};
-    case 2: return {extents[0], extents[1]};
-    default: return {};
+    case 1:
+      return {extents[0]};
+    case 2:
+      return {extents[0], extents[1]};
+    default:
+      return {};
   }
 }
 
@@ -103,7 +106,8 @@ class Planner {
 
   static Allowed allowed(const Parameter& parameter) {
     const bool router = parameter.name.ends_with("mlp.gate.weight");
-    const bool as_f32 = parameter.kind == ParameterKind::vector || parameter.kind == ParameterKind::buffer || router;
+    const bool as_f32 =
+        parameter.kind == ParameterKind::vector || parameter.kind == ParameterKind::buffer || router;
     const bool linear = !as_f32 && parameter.kind != ParameterKind::table;
     return {as_f32, linear, linear || parameter.name == "lm_head.weight"};
   }
@@ -121,7 +125,8 @@ class Planner {
   void add(const Parameter& parameter) {
     const bool experts = parameter.kind == ParameterKind::experts;
     const Shape& whole = parameter.tensor->shape();
-    PlannedTensor tensor{parameter.name, whole, DType::f32, false, experts ? whole[0] : 0, allowed(parameter).as_f32};
+    PlannedTensor tensor{parameter.name,           whole, DType::f32, false, experts ? whole[0] : 0,
+                         allowed(parameter).as_f32};
     const Shape matrix = experts ? Shape{whole[1], whole[2]} : whole;
     for (int64_t e = 0; e < std::max<int64_t>(1, tensor.experts) && !problems_.full(); ++e) {
       const std::string name = tensor.stored_name(e);

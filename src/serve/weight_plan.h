@@ -13,10 +13,11 @@ namespace moray {
 struct PlannedTensor {
   std::string name;  // Hugging Face's, "{}" for the expert
   Shape shape;
-  DType dtype = DType::f32;  // norms, routers and biases are f32, all else as stored; u8: 4 bits, rows of bytes
-  bool is_scale = false;     // of the FP8 or integer tensor planned before it
-  int64_t experts = 0;       // 0: one tensor
-  bool is_small = false;     // a norm, router or bias: read as f32, looked at for numbers that are not finite
+  DType dtype =
+      DType::f32;         // norms, routers and biases are f32, all else as stored; u8: 4 bits, rows of bytes
+  bool is_scale = false;  // of the FP8 or integer tensor planned before it
+  int64_t experts = 0;    // 0: one tensor
+  bool is_small = false;  // a norm, router or bias: read as f32, looked at for numbers that are not finite
   bool scales_integers = false;  // a scale of integers, not of FP8
 
   std::string stored_name(int64_t expert) const;
@@ -24,8 +25,8 @@ struct PlannedTensor {
 };
 
 struct WeightPlan {
-  deepseek::ModelConfig config;         // without MTP modules unless they are asked for
-  std::vector<PlannedTensor> tensors;   // in the order of Model::visit, each of codes followed by its scales
+  deepseek::ModelConfig config;        // without MTP modules unless they are asked for
+  std::vector<PlannedTensor> tensors;  // in the order of Model::visit, each of codes followed by its scales
   size_t bytes() const;
 };
 

@@ -1,4 +1,5 @@
-// Host memory that is handed out again: after a first step of a given shape, later steps ask the system for nothing.
+// Host memory that is handed out again: after a first step of a given shape, later steps ask the system for
+// nothing.
 #pragma once
 
 #include <atomic>

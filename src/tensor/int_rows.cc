@@ -178,7 +178,8 @@ float least_squares(const float* x, size_t groups, const BlockFit& fit) {
 void pack_group(const GroupFit& fit, uint8_t* codes, uint8_t* sub) {
   constexpr size_t kHalf = kInt4Group / 2;
   for (size_t j = 0; j < kHalf; ++j)
-    codes[j] = static_cast<uint8_t>(static_cast<int>(fit.codes[j]) | static_cast<int>(fit.codes[kHalf + j]) << 4);
+    codes[j] =
+        static_cast<uint8_t>(static_cast<int>(fit.codes[j]) | static_cast<int>(fit.codes[kHalf + j]) << 4);
   *sub = static_cast<uint8_t>(fit.sub_scale | (fit.zero - kFirstZero) << 4);
 }
 
@@ -243,8 +244,8 @@ void quantize_activations_int8(std::span<const float> row, int8_t* codes, float*
     const float amax = largest_magnitude(x);
     scale = amax == 0 ? 1 : std::max(amax / kMostCode, FLT_MIN);
     for (size_t i = 0; i < x.size(); ++i)
-      codes[begin + i] = static_cast<int8_t>(
-          std::clamp(std::nearbyint(x[i] / scale), -float{kMostCode}, float{kMostCode}));
+      codes[begin + i] =
+          static_cast<int8_t>(std::clamp(std::nearbyint(x[i] / scale), -float{kMostCode}, float{kMostCode}));
   }
 }
 

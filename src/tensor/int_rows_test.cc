@@ -37,7 +37,8 @@ struct Int4Row {
   std::vector<float> scales;
   int64_t columns;
   float element(size_t i) const {
-    return static_cast<float>(int4_element(packed.data(), columns, static_cast<int64_t>(i))) * scales[i / kIntBlock];
+    return static_cast<float>(int4_element(packed.data(), columns, static_cast<int64_t>(i))) *
+           scales[i / kIntBlock];
   }
 };
 
@@ -78,9 +79,9 @@ TEST(IntRows, FourBitsLieAsTheHeaderSays) {
   EXPECT_EQ(int4_element(row.data(), 64, 3), 0);
 }
 
-// Normal numbers in blocks of 128, whose amax is 2.83 in the root mean square: 8 bits at amax / 127 alone leave
-// 2.83 / 127 / √12 = 0.00643. An independent search by exhaustion left 0.0747 of 4 bits in this form, and 0.0827
-// with signed codes and no zero points.
+// Normal numbers in blocks of 128, whose amax is 2.83 in the root mean square: 8 bits at amax / 127 alone
+// leave 2.83 / 127 / √12 = 0.00643. An independent search by exhaustion left 0.0747 of 4 bits in this form,
+// and 0.0827 with signed codes and no zero points.
 TEST(IntRows, ErrorsOfNormalNumbers) {
   const std::vector<float> row = normal_row(128 * 400, 3);
   const double of_8 = relative_error(row, int8_of(row)), of_4 = relative_error(row, int4_of(row));
@@ -128,7 +129,8 @@ TEST(IntRows, TheLargestNumbersAreKept) {
   }
 }
 
-// A block of larger numbers does not touch its neighbours, nor a group of larger ones, much, the rest of a block.
+// A block of larger numbers does not touch its neighbours, nor a group of larger ones, much, the rest of a
+// block.
 TEST(IntRows, BlocksAndGroupsHaveScalesOfTheirOwn) {
   std::vector<float> row = normal_row(384, 5);
   const std::vector<float> plain = row;
@@ -148,8 +150,10 @@ TEST(IntRows, BlocksAndGroupsHaveScalesOfTheirOwn) {
 }
 
 TEST(IntRows, ShortBlocks) {
-  for (int64_t columns : {1, 7, 33, 130}) EXPECT_LT(relative_error(normal_row(columns, 7), int8_of(normal_row(columns, 7))), 0.01);
-  for (int64_t columns : {32, 160, 224}) EXPECT_LT(relative_error(normal_row(columns, 7), int4_of(normal_row(columns, 7))), 0.1);
+  for (int64_t columns : {1, 7, 33, 130})
+    EXPECT_LT(relative_error(normal_row(columns, 7), int8_of(normal_row(columns, 7))), 0.01);
+  for (int64_t columns : {32, 160, 224})
+    EXPECT_LT(relative_error(normal_row(columns, 7), int4_of(normal_row(columns, 7))), 0.1);
 }
 
 TEST(IntRows, WhatIsNotFiniteIsRefused) {

@@ -48,8 +48,8 @@ void pack_int4_panel(const std::byte* rows, int64_t row_bytes, std::byte* panel)
 }  // namespace
 
 void pack_panels(std::byte* data, int64_t rows, int64_t row_bytes, DType dtype) {
-  MORAY_CHECK(rows % kPanelRows == 0 && (dtype == DType::u8 || row_bytes % kPanelWordBytes == 0), "{} rows of {} bytes",
-              rows, row_bytes);
+  MORAY_CHECK(rows % kPanelRows == 0 && (dtype == DType::u8 || row_bytes % kPanelWordBytes == 0),
+              "{} rows of {} bytes", rows, row_bytes);
   static thread_local std::vector<std::byte> copy;
   copy.resize(static_cast<size_t>(row_bytes * kPanelRows));
   for (int64_t row = 0; row < rows; row += kPanelRows, data += row_bytes * kPanelRows) {

@@ -59,18 +59,27 @@ Tensor Tensor::zeros(Allocator& allocator, Shape shape, DType dtype) {
 }
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
-  MORAY_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= extent(0), "rows [{}, {}) of {}", begin, end,
-              shape_.to_string());
-  MORAY_CHECK(layout_ == TensorLayout::rows || rank() > 2 || (begin % kPanelRows == 0 && end % kPanelRows == 0),
-              "rows [{}, {}) of panels of {}", begin, end, kPanelRows);
+  MORAY_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= extent(0), "rows [{}, {}) of {}", begin,
+              end, shape_.to_string());
+  MORAY_CHECK(
+      layout_ == TensorLayout::rows || rank() > 2 || (begin % kPanelRows == 0 && end % kPanelRows == 0),
+      "rows [{}, {}) of panels of {}", begin, end, kPanelRows);
   const size_t row_bytes = extent(0) == 0 ? 0 : bytes() / static_cast<size_t>(extent(0));
   Tensor slice = *this;
   slice.byte_offset_ += static_cast<size_t>(begin) * row_bytes;
   switch (rank()) {
-    case 1: slice.shape_ = {end - begin}; break;
-    case 2: slice.shape_ = {end - begin, extent(1)}; break;
-    case 3: slice.shape_ = {end - begin, extent(1), extent(2)}; break;
-    default: slice.shape_ = {end - begin, extent(1), extent(2), extent(3)}; break;
+    case 1:
+      slice.shape_ = {end - begin};
+      break;
+    case 2:
+      slice.shape_ = {end - begin, extent(1)};
+      break;
+    case 3:
+      slice.shape_ = {end - begin, extent(1), extent(2)};
+      break;
+    default:
+      slice.shape_ = {end - begin, extent(1), extent(2), extent(3)};
+      break;
   }
   return slice;
 }
@@ -78,10 +87,14 @@ Tensor Tensor::rows(int64_t begin, int64_t end) const {
 Tensor Tensor::row(int64_t index) const {
   const Tensor slice = rows(index, index + 1);
   switch (rank()) {
-    case 1: return slice.reshape({});
-    case 2: return slice.reshape({extent(1)});
-    case 3: return slice.reshape({extent(1), extent(2)});
-    default: return slice.reshape({extent(1), extent(2), extent(3)});
+    case 1:
+      return slice.reshape({});
+    case 2:
+      return slice.reshape({extent(1)});
+    case 3:
+      return slice.reshape({extent(1), extent(2)});
+    default:
+      return slice.reshape({extent(1), extent(2), extent(3)});
   }
 }
 
@@ -93,18 +106,20 @@ Tensor Tensor::reshape(Shape shape) const {
 }
 
 Tensor Tensor::lying_in(TensorLayout layout) const {
-  MORAY_CHECK(layout == TensorLayout::rows || fits_panels(shape_, dtype_), "{} {} in panels", dtype_name(dtype_),
-              shape_.to_string());
+  MORAY_CHECK(layout == TensorLayout::rows || fits_panels(shape_, dtype_), "{} {} in panels",
+              dtype_name(dtype_), shape_.to_string());
   Tensor view = *this;
   view.layout_ = layout;
   return view;
 }
 
-void Tensor::fill_zero() const { std::memset(raw(), 0, bytes()); }
+void Tensor::fill_zero() const {
+  std::memset(raw(), 0, bytes());
+}
 
 void Tensor::copy_from(const Tensor& other) const {
-  MORAY_CHECK(shape_ == other.shape_ && dtype_ == other.dtype_ && layout_ == other.layout_, "{} from {}", shape_.to_string(),
-              other.shape_.to_string());
+  MORAY_CHECK(shape_ == other.shape_ && dtype_ == other.dtype_ && layout_ == other.layout_, "{} from {}",
+              shape_.to_string(), other.shape_.to_string());
   std::memcpy(raw(), other.raw(), bytes());
 }
 

@@ -1,4 +1,5 @@
-// Tensor: a contiguous block of elements with a shape and a type, sharing its storage with its copies and row slices.
+// Tensor: a contiguous block of elements with a shape and a type, sharing its storage with its copies and row
+// slices.
 #pragma once
 
 #include <algorithm>
@@ -54,12 +55,14 @@ class Tensor {
   TensorLayout layout() const { return layout_; }
   size_t bytes() const { return static_cast<size_t>(elements()) * dtype_bytes(dtype_); }
 
-  // Elements in row-major order: refused for panels, whose readers take raw(). Constness is the holder's promise, not the storage's: slices share it.
+  // Elements in row-major order: refused for panels, whose readers take raw(). Constness is the holder's
+  // promise, not the storage's: slices share it.
   template <class T>
   T* data() const {
     MORAY_CHECK(dtype_of<T>::value == dtype_, "asked for {}, tensor is {}", dtype_name(dtype_of<T>::value),
                 dtype_name(dtype_));
-    MORAY_CHECK(layout_ == TensorLayout::rows, "{} {} lies in panels", dtype_name(dtype_), shape_.to_string());
+    MORAY_CHECK(layout_ == TensorLayout::rows, "{} {} lies in panels", dtype_name(dtype_),
+                shape_.to_string());
     return reinterpret_cast<T*>(raw());
   }
   template <class T>
@@ -70,9 +73,9 @@ class Tensor {
 
   // [begin, end) of axis 0, sharing storage; of a matrix in panels, whole panels.
   Tensor rows(int64_t begin, int64_t end) const;
-  Tensor row(int64_t index) const;                // axis 0 dropped
-  Tensor reshape(Shape shape) const;              // same elements
-  Tensor lying_in(TensorLayout layout) const;           // the same storage, whose elements were put in that order
+  Tensor row(int64_t index) const;             // axis 0 dropped
+  Tensor reshape(Shape shape) const;           // same elements
+  Tensor lying_in(TensorLayout layout) const;  // the same storage, whose elements were put in that order
   void fill_zero() const;
   void copy_from(const Tensor& other) const;  // same shape and dtype
 

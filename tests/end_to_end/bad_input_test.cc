@@ -292,12 +292,14 @@ TEST(BadModel, WhatCannotBeAnsweredIsToldBeforeLoading) {
   refused({"chat", "--system", much, "--chat-template", "v3"}, {"--system", "the context has 64"});
   refused({"chat", "--message", "a"}, {"--chat-template"});
   refused({"generate", "--stop-token", "100000", "--max-tokens", "3"}, {"--stop-token", "100000"});
-  refused({"generate", "--logit-bias", "65=1", "--logit-bias", "65=2", "--max-tokens", "3"}, {"token 65 has two"});
+  refused({"generate", "--logit-bias", "65=1", "--logit-bias", "65=2", "--max-tokens", "3"},
+          {"token 65 has two"});
   refused({"generate", "--logprobs", "2", "--max-tokens", "3"}, {"--json"});
   refused({"generate", "--weights", "ema", "--max-tokens", "3"}, {"moving average"});
   refused({"chat", "--message", "a", "--stop", "", "--chat-template", "v3"}, {"stop"});
   refused({"eval", "--text", "nowhere"}, {"nowhere"});
-  refused({"eval", "--text", Workshop::get().corpus() / "000.txt", "--sequence-length", "65"}, {"64 positions"});
+  refused({"eval", "--text", Workshop::get().corpus() / "000.txt", "--sequence-length", "65"},
+          {"64 positions"});
   refused({"eval", "--text", Workshop::get().corpus() / "000.txt", "--against", "nowhere"}, {"nowhere"});
   refused({"generate", "--max-tokens", "3"}, {"model.safetensors"});
 }
@@ -310,7 +312,8 @@ TEST(BadModel, FilesAreNoFolders) {
   for (const std::string path : {scratch / "gguf", scratch / "gguf" / "model.gguf"})
     for (const char* command : {"inspect", "quantize", "eval"}) {
       std::vector<std::string> arguments = {command, path};
-      if (std::string(command) == "quantize") arguments.insert(arguments.end(), {scratch / "q", "--format", "8bit"});
+      if (std::string(command) == "quantize")
+        arguments.insert(arguments.end(), {scratch / "q", "--format", "8bit"});
       if (std::string(command) == "eval") arguments = {"eval", "--text", "x", "--model", path};
       expect_refusal(moray(arguments), {"model.gguf", "GGUF", "safetensors"});
     }
@@ -325,9 +328,10 @@ TEST(BadModel, BenchesLookAtTheMemoryFirst) {
 
 TEST(BadModel, APartOfARandomOneDoesNotStay) {
   const ScratchFolder scratch;
-  expect_refusal(moray(Invocation{.arguments = {"bench", "make-model", Workshop::get().recipe(), scratch / "m"},
-                                  .file_size_limit = 10'000}),
-                 {"model", "cannot write"});
+  expect_refusal(
+      moray(Invocation{.arguments = {"bench", "make-model", Workshop::get().recipe(), scratch / "m"},
+                       .file_size_limit = 10'000}),
+      {"model", "cannot write"});
   EXPECT_FALSE(fs::exists(scratch / "m"));
 }
 
@@ -336,19 +340,27 @@ TEST(BadModel, APromptWhoseCacheDoesNotFit) {
   const fs::path model = *latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model";
   const ScratchFolder scratch;
   nlohmann::json config = nlohmann::json::parse(read_file(model / "config.json"));
-  for (const auto& [key, value] : {std::pair{"num_hidden_layers", 200}, {"first_k_dense_replace", 200},
-                                   {"kv_lora_rank", 8192}, {"hidden_size", 4}, {"intermediate_size", 4},
-                                   {"num_attention_heads", 1}, {"qk_nope_head_dim", 2}, {"v_head_dim", 2},
-                                   {"num_nextn_predict_layers", 0}, {"max_position_embeddings", 1 << 20}})
+  for (const auto& [key, value] : {std::pair{"num_hidden_layers", 200},
+                                   {"first_k_dense_replace", 200},
+                                   {"kv_lora_rank", 8192},
+                                   {"hidden_size", 4},
+                                   {"intermediate_size", 4},
+                                   {"num_attention_heads", 1},
+                                   {"qk_nope_head_dim", 2},
+                                   {"v_head_dim", 2},
+                                   {"num_nextn_predict_layers", 0},
+                                   {"max_position_embeddings", 1 << 20}})
     config[key] = value;
   write_file_atomically(scratch / "shape.json", config.dump());
-  const Outcome made = moray({"bench", "make-model", scratch / "shape.json", scratch / "m", "--format", "bf16"});
+  const Outcome made =
+      moray({"bench", "make-model", scratch / "shape.json", scratch / "m", "--format", "bf16"});
   ASSERT_EQ(made.status, 0) << made.err;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) fs::copy_file(model / name, scratch / "m" / name);
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"})
+    fs::copy_file(model / name, scratch / "m" / name);
   std::string prompt;
   while (prompt.size() < 100'000) prompt += "~`";  // no merges in any text
-  for (const std::vector<std::string>& command :
-       {std::vector<std::string>{"generate", "--prompt", prompt}, {"chat", "--chat-template", "v3", "--message", prompt}}) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"generate", "--prompt", prompt},
+                                                  {"chat", "--chat-template", "v3", "--message", prompt}}) {
     Invocation invocation{.arguments = command};
     invocation.arguments.insert(invocation.arguments.end(),
                                 {"--model", scratch / "m", "--cache", "f32", "--max-tokens", "3"});

@@ -186,7 +186,9 @@ TEST(Generate, CtrlCEndsIt) {
 // A model can be made to say anything.
 TEST(Generate, SteersNoTerminal) {
   const ChatModel model;
-  const std::string prompt = "one\x1b]0;title\x07\ttwo\r\nthree\xc2\x9b" "31m";
+  const std::string prompt =
+      "one\x1b]0;title\x07\ttwo\r\nthree\xc2\x9b"
+      "31m";
   const std::vector<std::string> generate = {"generate",     "--model", model.folder(), "--prompt", prompt,
                                              "--max-tokens", "1",       "--threads",    "1"};
   Terminal terminal(generate);

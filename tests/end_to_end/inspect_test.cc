@@ -172,8 +172,7 @@ TEST(Inspect, QuantizedFoldersHaveNoOtherForm) {
   const fs::path model = *latest_checkpoint(Workshop::get().trained() / "checkpoints") / "model";
   ASSERT_EQ(moray({"quantize", model, scratch / "q", "--format", "4bit"}).status, 0);
   const json summary = inspect(scratch / "q");
-  for (const json& entry : summary["serving"]["needs"])
-    EXPECT_EQ(entry["weights"], "as stored");
+  for (const json& entry : summary["serving"]["needs"]) EXPECT_EQ(entry["weights"], "as stored");
   const Outcome table = moray({"inspect", scratch / "q"});
   EXPECT_NE(table.out.find("memory to serve, MiB"), std::string::npos) << table.out;
   for (const std::string& line : lines_of(table.out)) EXPECT_FALSE(line.ends_with(' ')) << line;

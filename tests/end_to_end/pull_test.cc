@@ -85,14 +85,15 @@ TEST(PullCommand, QuantizesWhatComes) {
   pulled.erase(".moray-pull.json");
   const auto quantized = content_of(scratch / "quantized");
   for (const auto& [path, content] : pulled) EXPECT_TRUE(quantized.at(path) == content) << path;
-  const Outcome compared = moray({"eval", "--model", scratch / "pulled", "--against", trained_model(), "--data",
-                                  Workshop::get().dataset(), "--sequence-length", "32", "--json"});
+  const Outcome compared = moray({"eval", "--model", scratch / "pulled", "--against", trained_model(),
+                                  "--data", Workshop::get().dataset(), "--sequence-length", "32", "--json"});
   ASSERT_EQ(compared.status, 0) << compared.err;
   EXPECT_LT(std::stod(json_value(compared.out, "divergence")), 1e-3);
   EXPECT_GT(std::stod(json_value(compared.out, "same_top_share")), 0.9);
   // The packed file changes nothing.
-  const std::vector<std::string> packed = {"eval",  "--model", scratch / "pulled", "--data", Workshop::get().dataset(),
-                                           "--sequence-length", "32", "--json", "--packed"};
+  const std::vector<std::string> packed = {
+      "eval", "--model", scratch / "pulled", "--data", Workshop::get().dataset(), "--sequence-length",
+      "32",   "--json",  "--packed"};
   const std::string first = moray(packed).out;
   EXPECT_TRUE(fs::exists(scratch / "pulled" / ".moray-packed"));
   EXPECT_EQ(moray(packed).out, first);

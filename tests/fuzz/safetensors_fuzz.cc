@@ -11,8 +11,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const SafetensorsFile opened(file.path());
     for (const StoredTensor& tensor : opened.tensors()) {
       const std::span<const std::byte> bytes = opened.bytes(tensor);
-      volatile unsigned sum = std::accumulate(bytes.begin(), bytes.end(), 0u,
-                                              [](unsigned s, std::byte b) { return s + static_cast<unsigned>(b); });
+      volatile unsigned sum = std::accumulate(bytes.begin(), bytes.end(), 0u, [](unsigned s, std::byte b) {
+        return s + static_cast<unsigned>(b);
+      });
       static_cast<void>(sum);
       Allocator allocator;
       for (DType dtype : {DType::f32, DType::bf16}) try {

@@ -33,7 +33,8 @@ class Lister {
       else
         experts(prefix + "mlp.");
       if (layer < layers) continue;
-      for (const char* norm : {"enorm", "hnorm", "shared_head.norm"}) add(prefix + norm + ".weight", {hidden()});
+      for (const char* norm : {"enorm", "hnorm", "shared_head.norm"})
+        add(prefix + norm + ".weight", {hidden()});
       add(prefix + "eh_proj.weight", {hidden(), 2 * hidden()});
       add(prefix + "embed_tokens.weight", table);
       add(prefix + "shared_head.head.weight", table);
@@ -101,8 +102,8 @@ void write_shard(const fs::path& path, const std::vector<const PublishedTensor*>
   uint64_t at = 0;
   for (const PublishedTensor* tensor : tensors) {
     const uint64_t end = at + bytes_of(*tensor);
-    header += fmt::format(",\"{}\":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", tensor->name,
-                          tensor->dtype, fmt::join(tensor->shape, ","), at, end);
+    header += fmt::format(",\"{}\":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                          tensor->name, tensor->dtype, fmt::join(tensor->shape, ","), at, end);
     at = end;
   }
   header += "}";

@@ -1,6 +1,6 @@
-// Stand-ins for published checkpoints: folders with the true names, types and shapes of all tensors, whose data is a
-// hole in the file. What belongs to a model is written down here once more, from its authors' code and files, and not
-// taken from models/deepseek.
+// Stand-ins for published checkpoints: folders with the true names, types and shapes of all tensors, whose
+// data is a hole in the file. What belongs to a model is written down here once more, from its authors' code
+// and files, and not taken from models/deepseek.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ struct PublishedTensor {
   int64_t elements() const;
 };
 
-// The tensors of the model of a config.json, block-FP8 where it says so; MTP layers with their copies of embedding and
-// head, as published.
+// The tensors of the model of a config.json, block-FP8 where it says so; MTP layers with their copies of
+// embedding and head, as published.
 std::vector<PublishedTensor> published_tensors(const std::string& config_json);
 
 // config.json, shards of about `shard_bytes`, and the index. Takes a few megabytes of disk.

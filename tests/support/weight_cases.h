@@ -22,7 +22,8 @@ inline void PrintTo(const WeightCase& c, std::ostream* os) {
 }
 
 inline Tensor packed(const Tensor& matrix) {
-  pack_panels(matrix.raw(), matrix.extent(0), static_cast<int64_t>(matrix.bytes()) / matrix.extent(0), matrix.dtype());
+  pack_panels(matrix.raw(), matrix.extent(0), static_cast<int64_t>(matrix.bytes()) / matrix.extent(0),
+              matrix.dtype());
   return matrix.lying_in(TensorLayout::panels);
 }
 

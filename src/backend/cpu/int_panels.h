@@ -1,5 +1,6 @@
-// Products with weights of 8 and 4 bits (tensor/int_rows.h) in panels (tensor/panels.h): quantized activations, and
-// the kernels of each instruction set. Blocks are exact in integers, so that lanes and order inside them are free.
+// Products with weights of 8 and 4 bits (tensor/int_rows.h) in panels (tensor/panels.h): quantized
+// activations, and the kernels of each instruction set. Blocks are exact in integers, so that lanes and order
+// inside them are free.
 #pragma once
 
 #include <cstddef>
@@ -10,13 +11,13 @@
 
 namespace moray::cpu {
 
-// Rows of activations as quantize_activations_int8 makes them. Codes are 0 from `inputs` up to `stride`, a multiple
-// of 128.
+// Rows of activations as quantize_activations_int8 makes them. Codes are 0 from `inputs` up to `stride`, a
+// multiple of 128.
 struct IntActivations {
   int64_t rows = 0, inputs = 0, stride = 0, blocks = 0;
-  int8_t* codes = nullptr;   // [rows, stride]
-  float* scales = nullptr;   // [rows, blocks]
-  int16_t* sums = nullptr;   // of codes, [rows, 4 · blocks]: of groups of 32
+  int8_t* codes = nullptr;  // [rows, stride]
+  float* scales = nullptr;  // [rows, blocks]
+  int16_t* sums = nullptr;  // of codes, [rows, 4 · blocks]: of groups of 32
 };
 
 // Panels [panel_begin, panel_end) of one product, all its rows.

@@ -1,5 +1,5 @@
-// Without VNNI, bytes are multiplied in pairs into 16 bits: of 8 bits with the sign of the weight's factor moved to
-// the weight (2 · 127² fits); of 4 bits as they are, a group's sums fitting 16 bits.
+// Without VNNI, bytes are multiplied in pairs into 16 bits: of 8 bits with the sign of the weight's factor
+// moved to the weight (2 · 127² fits); of 4 bits as they are, a group's sums fitting 16 bits.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -18,7 +18,9 @@ constexpr int64_t kLine = kPanelLineBytes, kQuad = 4, kLines4 = kInt4Group / 8; 
 constexpr int64_t kHalf = kLine / 2, kHalfRows = kPanelRows / 2;
 constexpr int64_t kMostRows = 4;
 
-inline __m256i load(const std::byte* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline __m256i load(const std::byte* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
 
 inline __m256i codes_of(const int8_t* x) {
   int32_t four;
@@ -41,7 +43,8 @@ inline void int8_block(const IntActivations& x, int64_t row, const std::byte* li
 #pragma GCC unroll 4
     for (size_t r = 0; r < kRows; ++r) {
       const __m256i four = codes_of(x.codes + (row + static_cast<int64_t>(r)) * x.stride + k + at);
-      part[r] = add_pairs(part[r], _mm256_maddubs_epi16(_mm256_abs_epi8(four), _mm256_sign_epi8(w, four)), ones);
+      part[r] =
+          add_pairs(part[r], _mm256_maddubs_epi16(_mm256_abs_epi8(four), _mm256_sign_epi8(w, four)), ones);
     }
   }
 }
@@ -69,10 +72,11 @@ inline void int4_block(const IntActivations& x, int64_t row, const std::byte* pa
     }
     // s and s·(7 + z), in both halves of a lane and in the lower one.
     const __m128i pairs = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sub_scales + group / 2 * kHalf));
-    const __m256i packed = _mm256_srl_epi32(_mm256_cvtepu16_epi32(pairs), _mm_cvtsi32_si128(group % 2 == 0 ? 0 : 8));
+    const __m256i packed =
+        _mm256_srl_epi32(_mm256_cvtepu16_epi32(pairs), _mm_cvtsi32_si128(group % 2 == 0 ? 0 : 8));
     const __m256i s = _mm256_and_si256(packed, _mm256_set1_epi32(15));
-    const __m256i zero = _mm256_add_epi32(_mm256_and_si256(_mm256_srli_epi32(packed, 4), _mm256_set1_epi32(15)),
-                                          _mm256_set1_epi32(7));
+    const __m256i zero = _mm256_add_epi32(
+        _mm256_and_si256(_mm256_srli_epi32(packed, 4), _mm256_set1_epi32(15)), _mm256_set1_epi32(7));
     const __m256i product = _mm256_mullo_epi16(s, zero);
     const __m256i twice = _mm256_slli_epi16(_mm256_or_si256(s, _mm256_slli_epi32(s, 16)), 1);
     for (size_t r = 0; r < kRows; ++r) {
@@ -106,8 +110,9 @@ void half_panel(const IntPanelsTask& task, int64_t row, int64_t panel, int64_t h
     }
   }
   for (size_t r = 0; r < kRows; ++r)
-    _mm256_storeu_ps(task.y + (row + static_cast<int64_t>(r)) * task.y_stride + panel * kPanelRows + half * kHalfRows,
-                     run[r]);
+    _mm256_storeu_ps(
+        task.y + (row + static_cast<int64_t>(r)) * task.y_stride + panel * kPanelRows + half * kHalfRows,
+        run[r]);
 }
 
 template <bool kInt4, size_t kRows>
@@ -118,11 +123,20 @@ void rows_of(const IntPanelsTask& task, int64_t row, int64_t panel) {
 template <bool kInt4>
 void run_task(const IntPanelsTask& task) {
   for (int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
-    for (int64_t row = 0; row < task.x->rows; row += kMostRows) switch (std::min(kMostRows, task.x->rows - row)) {
-        case 1: rows_of<kInt4, 1>(task, row, panel); break;
-        case 2: rows_of<kInt4, 2>(task, row, panel); break;
-        case 3: rows_of<kInt4, 3>(task, row, panel); break;
-        default: rows_of<kInt4, 4>(task, row, panel); break;
+    for (int64_t row = 0; row < task.x->rows; row += kMostRows)
+      switch (std::min(kMostRows, task.x->rows - row)) {
+        case 1:
+          rows_of<kInt4, 1>(task, row, panel);
+          break;
+        case 2:
+          rows_of<kInt4, 2>(task, row, panel);
+          break;
+        case 3:
+          rows_of<kInt4, 3>(task, row, panel);
+          break;
+        default:
+          rows_of<kInt4, 4>(task, row, panel);
+          break;
       }
 }
 
@@ -156,7 +170,9 @@ float quantize_block(const float* from, int64_t count, int8_t* codes) {
 
 }  // namespace
 
-void run_int_panels_avx2(const IntPanelsTask& task) { task.int4 ? run_task<true>(task) : run_task<false>(task); }
+void run_int_panels_avx2(const IntPanelsTask& task) {
+  task.int4 ? run_task<true>(task) : run_task<false>(task);
+}
 
 void quantize_row(const float* from, int64_t row, const IntActivations& x) {
   int8_t* codes = x.codes + row * x.stride;

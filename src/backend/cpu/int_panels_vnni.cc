@@ -237,8 +237,8 @@ template <size_t kCount, class Body>
   all(std::make_index_sequence<kCount>());
 }
 
-// Exact sums of a block from its lines and codes on, of 4 bits without what s·(7 + z) takes off: [kRows, kPanels, 16].
-// Not inline: beside the code that joins them, GCC wrote each sum to memory at every step.
+// Exact sums of a block from its lines and codes on, of 4 bits without what s·(7 + z) takes off: [kRows,
+// kPanels, 16]. Not inline: beside the code that joins them, GCC wrote each sum to memory at every step.
 template <bool kInt4, size_t kRows, size_t kPanels>
 [[gnu::noinline]] void sum_tile(const int8_t* codes, int64_t stride, int64_t count,
                                 std::array<const std::byte*, kPanels> lines, int32_t* sums) {

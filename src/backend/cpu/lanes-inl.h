@@ -61,13 +61,13 @@ HWY_INLINE HalfVec narrowed(FloatVec v) {
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
   const __m512i half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
   const __m512i rounded = _mm512_mask_add_epi32(half, odd, half, _mm512_set1_epi32(1));
-  constexpr int kNaNsQuietAsTheyWere = 0x22;  // for NaN, quiet or not, the source made quiet; else the rounded
-  const __m512 kept = _mm512_fixupimm_ps(_mm512_castsi512_ps(rounded), v.raw,
-                                         _mm512_set1_epi32(kNaNsQuietAsTheyWere), 0);
+  constexpr int kNaNsQuietAsTheyWere =
+      0x22;  // for NaN, quiet or not, the source made quiet; else the rounded
+  const __m512 kept =
+      _mm512_fixupimm_ps(_mm512_castsi512_ps(rounded), v.raw, _mm512_set1_epi32(kNaNsQuietAsTheyWere), 0);
   alignas(64) static constexpr uint16_t kUpperHalves[32] = {1,  3,  5,  7,  9,  11, 13, 15,
                                                             17, 19, 21, 23, 25, 27, 29, 31};
-  const __m512i upper =
-      _mm512_permutexvar_epi16(_mm512_load_si512(kUpperHalves), _mm512_castps_si512(kept));
+  const __m512i upper = _mm512_permutexvar_epi16(_mm512_load_si512(kUpperHalves), _mm512_castps_si512(kept));
   return HalfVec{_mm512_castsi512_si256(upper)};
 #else
   return hn::TruncateTo(HalfTag(), narrowed_bits(FloatTag(), v));

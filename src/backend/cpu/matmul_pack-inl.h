@@ -186,15 +186,16 @@ void pack_strip_of(const MatmulOperand& operand, const T* data, int64_t begin, i
 
 // Words of panels are widened, kLanes vectors at a time: whole ones, for panels are.
 template <class T>
-void pack_panel_strip(const MatmulOperand& operand, int64_t begin, const KBlock& block, size_t stride, float* to) {
+void pack_panel_strip(const MatmulOperand& operand, int64_t begin, const KBlock& block, size_t stride,
+                      float* to) {
   constexpr auto kEach = static_cast<int64_t>(kInWord<T>);
   const auto* words = reinterpret_cast<const uint32_t*>(operand.data) +
-                      (begin / kPanelRows * operand.stride + block.begin) / kEach * kPanelRows + begin % kPanelRows;
+                      (begin / kPanelRows * operand.stride + block.begin) / kEach * kPanelRows +
+                      begin % kPanelRows;
   for (int64_t k = 0; k < block.length; k += kEach, words += kPanelRows) {
     const WordVec word = hn::LoadU(WordTag(), words);
-    for_elements_of_word<T>([&]<size_t j>(std::integral_constant<size_t, j>) HWY_ATTR {
-      hn::StoreU(widen<T, j>(word), D(), to + j * stride);
-    });
+    for_elements_of_word<T>([&]<size_t j>(std::integral_constant<size_t, j>)
+                                HWY_ATTR { hn::StoreU(widen<T, j>(word), D(), to + j * stride); });
     to += kInWord<T> * stride;
   }
 }
@@ -207,7 +208,8 @@ void pack_strip(const MatmulOperand& operand, int64_t begin, int64_t count, cons
     with_elements(operand,
                   [&](const auto* data) { pack_strip_of(operand, data, begin, count, block, stride, to); });
   else
-    with_elements(operand, [&]<class T>(const T*) { pack_panel_strip<T>(operand, begin, block, stride, to); });
+    with_elements(operand,
+                  [&]<class T>(const T*) { pack_panel_strip<T>(operand, begin, block, stride, to); });
 }
 
 }  // namespace

@@ -59,8 +59,8 @@ struct Wanted {
 };
 
 // Part `part` of `parts` of the panels of rows [begin, begin + count) over some k.
-Wanted wanted_panels(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& k, int64_t part,
-                     int64_t parts) {
+Wanted wanted_panels(const MatmulOperand& operand, int64_t begin, int64_t count, const KBlock& k,
+                     int64_t part, int64_t parts) {
   const int64_t k_bytes = kPanelRows * static_cast<int64_t>(dtype_bytes(operand.dtype));
   const int64_t lines = k.length * k_bytes / kPanelLineBytes;
   const int64_t first = lines * part / parts, last = lines * (part + 1) / parts;

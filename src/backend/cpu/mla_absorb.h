@@ -5,6 +5,7 @@
 
 namespace moray::cpu {
 
-void absorb_queries(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShape&, const Tensor& q_latent);
+void absorb_queries(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShape&,
+                    const Tensor& q_latent);
 
 }  // namespace moray::cpu

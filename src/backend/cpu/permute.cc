@@ -81,7 +81,7 @@ void combine_rows(Exec& exec, const Tensor& y_RD, const Tensor& gates_TK, const 
 template <bool kStreamed>
 void copy_row(const std::byte* from, std::byte* to, size_t bytes) {
   const hn::ScalableTag<uint8_t> d;
-  const auto *in = reinterpret_cast<const uint8_t*>(from);
+  const auto* in = reinterpret_cast<const uint8_t*>(from);
   auto* out = reinterpret_cast<uint8_t*>(to);
   size_t i = 0;
   for (; i + hn::Lanes(d) <= bytes; i += hn::Lanes(d))

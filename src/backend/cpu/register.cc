@@ -15,8 +15,8 @@ namespace {
 
 std::atomic<int64_t> forced_targets = 0;
 
-// What the machine has, whatever is forced at the moment. Asked for once: Highway asks the processor each time, and
-// a virtual machine's host answers, in tens of microseconds.
+// What the machine has, whatever is forced at the moment. Asked for once: Highway asks the processor each
+// time, and a virtual machine's host answers, in tens of microseconds.
 int64_t machine_targets() {
   static const int64_t targets = hwy::SupportedTargets();
   return targets;

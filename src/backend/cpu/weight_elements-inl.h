@@ -1,5 +1,5 @@
-// Elements of a weight in rows as FP32: what ops/weight_matmul.h says an element is, a code times its scale, rounded
-// once.
+// Elements of a weight in rows as FP32: what ops/weight_matmul.h says an element is, a code times its scale,
+// rounded once.
 
 // Included once per Highway target, hence the toggled guard.
 #if defined(MORAY_WEIGHT_ELEMENTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -48,8 +48,9 @@ HWY_INLINE void load_vectors(const Piece& piece, int64_t i, ElementGroup& to) {
   for (int64_t v = 0; v < kGroupVectors; ++v) to[v] = piece.load(i + v * kVectorLanes, WholeVector{});
 }
 
-// Columns of a row from `column`, a multiple of 128, on and within its block of 128: load(i, lanes) is those from
-// column + i on, i a multiple of the lanes; load_group(i, to) 32 of them. `at` is where their codes begin.
+// Columns of a row from `column`, a multiple of 128, on and within its block of 128: load(i, lanes) is those
+// from column + i on, i a multiple of the lanes; load_group(i, to) 32 of them. `at` is where their codes
+// begin.
 template <class Element>
 struct RowPiece {  // f32 and bf16
   const std::byte* at;
@@ -75,14 +76,15 @@ struct RowPiece<int8_t> {
   template <class Lanes>
   HWY_INLINE FloatVec load(int64_t i, Lanes lanes) const {
     const hn::Rebind<int8_t, IntTag> d8;
-    const IntVec codes = hn::PromoteTo(IntTag(), load_small(d8, reinterpret_cast<const int8_t*>(at) + i, lanes));
+    const IntVec codes =
+        hn::PromoteTo(IntTag(), load_small(d8, reinterpret_cast<const int8_t*>(at) + i, lanes));
     return hn::Mul(hn::ConvertTo(FloatTag(), codes), splat(scale));
   }
   HWY_INLINE void load_group(int64_t i, ElementGroup& to) const { load_vectors(*this, i, to); }
 };
 
-// As the bits of an FP32 number the exponent and mantissa of a code, none of them NaN, lack only the difference of
-// the biases, 2¹²⁰, which the scale, below 2⁷, can take over.
+// As the bits of an FP32 number the exponent and mantissa of a code, none of them NaN, lack only the
+// difference of the biases, 2¹²⁰, which the scale, below 2⁷, can take over.
 template <>
 struct RowPiece<e4m3> {
   const std::byte* at;
@@ -95,7 +97,8 @@ struct RowPiece<e4m3> {
   template <class Lanes>
   HWY_INLINE FloatVec load(int64_t i, Lanes lanes) const {
     const hn::Rebind<int8_t, IntTag> d8;
-    const IntVec codes = hn::PromoteTo(IntTag(), load_small(d8, reinterpret_cast<const int8_t*>(at) + i, lanes));
+    const IntVec codes =
+        hn::PromoteTo(IntTag(), load_small(d8, reinterpret_cast<const int8_t*>(at) + i, lanes));
     const IntVec bits = hn::And(hn::ShiftLeft<20>(codes), splat_bits(0x87f00000u));
     return hn::Mul(hn::BitCast(FloatTag(), bits), splat(scale));
   }

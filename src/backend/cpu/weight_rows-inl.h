@@ -23,7 +23,8 @@ namespace {
 constexpr size_t kTaskVectors = static_cast<size_t>(kTaskOutputs) / kWordLanes;
 constexpr size_t kLineBytes = kWordLanes * sizeof(uint32_t);
 
-// Words of a k-block for kWordLanes outputs each: word w of vector v begins at (v · kMostWords + w) · kWordLanes.
+// Words of a k-block for kWordLanes outputs each: word w of vector v begins at (v · kMostWords + w) ·
+// kWordLanes.
 constexpr size_t kMostWords = static_cast<size_t>(kKBlock);
 constexpr size_t kStagedWords = kTaskVectors * kMostWords * kWordLanes;
 
@@ -72,7 +73,7 @@ HWY_INLINE void transpose_words(const std::array<const std::byte*, kWordLanes>& 
 
 // `bytes` bytes from byte `begin` on of one vector's rows. What lies beyond them, up to a whole line, is 0.
 HWY_INLINE void stage_rows(const std::array<const std::byte*, kWordLanes>& rows, size_t begin, size_t bytes,
-                            uint32_t* staged) {
+                           uint32_t* staged) {
   size_t at = 0;
   for (; at + kLineBytes <= bytes; at += kLineBytes)
     transpose_words(rows, begin + at, staged + at / sizeof(uint32_t) * kWordLanes);
@@ -94,7 +95,8 @@ HWY_NOINLINE void rows_task(const RowsTask& task) {
   const StoredWeight& w = *task.weight;
   const int64_t inputs = w.inputs(), outputs = task.outputs;
   const std::byte* base = w.values_OI.raw() + task.first_output * inputs * int64_t{sizeof(Element)};
-  std::array<std::array<const std::byte*, kWordLanes>, kTaskVectors> rows;  // those that do not exist repeat the last
+  std::array<std::array<const std::byte*, kWordLanes>, kTaskVectors>
+      rows;  // those that do not exist repeat the last
   for (int64_t o = 0; o < kTaskOutputs; ++o)
     rows[static_cast<size_t>(o) / kWordLanes][static_cast<size_t>(o) % kWordLanes] =
         base + std::min(o, outputs - 1) * inputs * int64_t{sizeof(Element)};
@@ -107,7 +109,8 @@ HWY_NOINLINE void rows_task(const RowsTask& task) {
   for (int64_t k = 0; k < inputs; k += kKBlock) {
     const size_t bytes = static_cast<size_t>(std::min(kKBlock, inputs - k)) * sizeof(Element);
     for (size_t v = 0; v < vectors; ++v)
-      stage_rows(rows[v], static_cast<size_t>(k) * sizeof(Element), bytes, staged + v * kMostWords * kWordLanes);
+      stage_rows(rows[v], static_cast<size_t>(k) * sizeof(Element), bytes,
+                 staged + v * kMostWords * kWordLanes);
     std::array<const float*, kRows> x{};
     for (size_t r = 0; r < kRows; ++r) x[r] = task.x + static_cast<int64_t>(r) * task.x_stride + k;
     for (size_t g = 0; g * kGroup < vectors; ++g) {
@@ -136,10 +139,14 @@ HWY_NOINLINE void rows_task(const RowsTask& task) {
 template <class Element>
 void rows_task_of(const RowsTask& task) {
   switch (task.rows) {
-    case 1: return rows_task<Element, 1>(task);
-    case 2: return rows_task<Element, 2>(task);
-    case 3: return rows_task<Element, 3>(task);
-    default: return rows_task<Element, 4>(task);
+    case 1:
+      return rows_task<Element, 1>(task);
+    case 2:
+      return rows_task<Element, 2>(task);
+    case 3:
+      return rows_task<Element, 3>(task);
+    default:
+      return rows_task<Element, 4>(task);
   }
 }
 

@@ -64,8 +64,9 @@ class Elements {
 template <class T>
 T stored_element(const Tensor& matrix, int64_t row, int64_t column) {
   const int64_t columns = matrix.extent(1);
-  const int64_t at = matrix.layout() == TensorLayout::rows ? row * columns + column
-                                                           : panel_index(row, column, columns, int64_t{sizeof(T)});
+  const int64_t at = matrix.layout() == TensorLayout::rows
+                         ? row * columns + column
+                         : panel_index(row, column, columns, int64_t{sizeof(T)});
   return matrix.lying_in(TensorLayout::rows).data<T>()[at];
 }
 

@@ -46,8 +46,7 @@ class Operand {
 
  private:
   Run<T> run(int64_t row, int64_t column, int64_t step) const {
-    const int least =
-        for_code_format(q_.format, []<class Format>(Format) { return kLeastExponent<Format>; });
+    const int least = for_code_format(q_.format, []<class Format>(Format) { return kLeastExponent<Format>; });
     return {values_.data() + row * columns_ + column, step, least};
   }
 

@@ -14,9 +14,11 @@ void absorb(Exec&, const Tensor& q, const StoredWeight& kv_b_proj, const MlaShap
     const int64_t nope = shape.qk_nope_head_dim, latent = kv_b_proj.inputs();
     std::vector<T> keys(static_cast<size_t>(nope * latent));  // [N, C] of one head
     for (int64_t h = 0; h < shape.heads; ++h) {
-      const StoredWeight w = kv_b_proj.rows(h * (nope + shape.v_head_dim), (h + 1) * (nope + shape.v_head_dim));
+      const StoredWeight w =
+          kv_b_proj.rows(h * (nope + shape.v_head_dim), (h + 1) * (nope + shape.v_head_dim));
       for (int64_t n = 0; n < nope; ++n)
-        for (int64_t c = 0; c < latent; ++c) keys[static_cast<size_t>(n * latent + c)] = weight_element<T>(w, n, c);
+        for (int64_t c = 0; c < latent; ++c)
+          keys[static_cast<size_t>(n * latent + c)] = weight_element<T>(w, n, c);
       for (int64_t t = 0; t < q.extent(0); ++t)
         for (int64_t c = 0; c < latent; ++c)
           q_latent.data<T>()[(t * shape.heads + h) * latent + c] =

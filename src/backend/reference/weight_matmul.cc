@@ -12,7 +12,8 @@ namespace {
 
 // Codes are summed a k-block at a time, which joins with its scale; other elements have none.
 template <class T>
-[[gnu::target("fma")]] T row_product(const WeightProduct& p, int64_t t, int64_t o, const std::vector<T>& row) {
+[[gnu::target("fma")]] T row_product(const WeightProduct& p, int64_t t, int64_t o,
+                                     const std::vector<T>& row) {
   const T* x = p.x_TI.data<T>() + t * p.w_OI.inputs();
   if (!p.w_OI.scales.defined()) return add_products(T{0}, x, 1, row.data(), 1, p.w_OI.inputs());
   T run = 0;

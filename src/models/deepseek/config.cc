@@ -83,7 +83,8 @@ YarnConfig yarn_from_json(const JsonObject& json) {
   return yarn;
 }
 
-// rope_scaling, or rope_parameters, which hold rope_theta too and may be plain RoPE's, with a type or without.
+// rope_scaling, or rope_parameters, which hold rope_theta too and may be plain RoPE's, with a type or
+// without.
 std::optional<YarnConfig> rope_from_json(const JsonObject& json) {
   json.expect("partial_rotary_factor", 1.0);
   const bool plain = json.object.contains("rope_theta") && !json.object.contains("factor");
