@@ -4,6 +4,7 @@
 #include "apps/command_line.h"
 #include "apps/eval_command.h"
 #include "apps/generate_command.h"
+#include "apps/input.h"
 #include "apps/inspect_command.h"
 #include "apps/pull_command.h"
 #include "apps/quantize_command.h"
@@ -78,14 +79,22 @@ void add_generate(CLI::App& app, Action& action) {
   auto* generate = add_command(app, "generate", "continue a text, or fill in a middle",
                                "  moray generate --model runs/tiny --prompt 'def read(path):'\n"
                                "  moray generate --model DeepSeek-V2-Lite/ --prompt 'Once' --max-tokens 50\n"
+                               "  moray generate --model DeepSeek-V2-Lite/ --prompt-file book.txt\n"
                                "  moray generate --model runs/tiny --prefix 'def add(a, b):' --suffix '    "
                                "return c' --temperature 0\n");
   auto options = std::make_shared<GenerateCommandOptions>();
   add_serving_options(generate, options->serving);
   auto* prompt = generate->add_option("--prompt", options->prompt, "text to continue");
-  auto* prefix =
-      generate->add_option("--prefix", options->prefix, "text before the middle")->excludes(prompt);
-  auto* suffix = generate->add_option("--suffix", options->suffix, "text after the middle")->excludes(prompt);
+  auto* file = generate
+                   ->add_option("--prompt-file", options->prompt_file,
+                                "a file whose text is continued; -: standard input")
+                   ->excludes(prompt);
+  auto* prefix = generate->add_option("--prefix", options->prefix, "text before the middle")
+                     ->excludes(prompt)
+                     ->excludes(file);
+  auto* suffix = generate->add_option("--suffix", options->suffix, "text after the middle")
+                     ->excludes(prompt)
+                     ->excludes(file);
   add_answer_options(generate, options->answer);
   generate->add_flag("--ignore-end", options->ignore_end, "go on after end-of-sentence");
   generate
@@ -97,7 +106,10 @@ void add_generate(CLI::App& app, Action& action) {
   add_json(generate, options->json);
   generate->callback([=, &action] {
     options->fill_in = prefix->count() > 0 || suffix->count() > 0;
-    action = [=] { return run_generate(*options); };
+    action = [=] {
+      if (file->count() > 0) options->prompt = read_text(options->prompt_file);
+      return run_generate(*options);
+    };
   });
 }
 
@@ -110,14 +122,22 @@ void add_chat(CLI::App& app, Action& action) {
   auto options = std::make_shared<ChatOptions>();
   add_serving_options(chat, options->serving);
   chat->add_option("--system", options->system, "system message");
-  chat->add_option("--message", options->message, "answer this message and end");
+  auto* message = chat->add_option("--message", options->message, "answer this message and end");
+  auto* file = chat->add_option("--message-file", options->message_file,
+                                "the same with the text of a file; -: standard input")
+                   ->excludes(message);
   chat->add_option("--chat-template", options->chat_template,
                    "v2, v3, r1, v3.1, moonlight or kimi-k2 (default: the model's own)");
   chat->add_option("--thinking", options->thinking, "whether answers are to begin with reasoning")
       ->check(CLI::IsMember({"on", "off"}));
   add_answer_options(chat, options->answer);
   add_json(chat, options->json);
-  chat->callback([=, &action] { action = [=] { return run_chat(*options); }; });
+  chat->callback([=, &action] {
+    action = [=] {
+      if (file->count() > 0) options->message = read_text(options->message_file);
+      return run_chat(*options);
+    };
+  });
 }
 
 void add_eval(CLI::App& app, Action& action) {

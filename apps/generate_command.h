@@ -11,6 +11,7 @@ namespace moray {
 struct GenerateCommandOptions {
   ServingOptions serving;
   std::string prompt;          // continue this ...
+  std::string prompt_file;     // (read from here: a command line takes 128 KiB at most)
   std::string prefix, suffix;  // ... or fill in between these
   bool fill_in = false;        // prefix and suffix were given
   AnswerOptions answer{.max_tokens = 128, .sampling = {.temperature = 0.8, .top_p = 0.95}};

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <optional>
 
+#include "apps/input.h"
 #include "apps/model_argument.h"
 #include "base/error.h"
 #include "base/json.h"
@@ -19,16 +20,8 @@
 namespace moray {
 
 namespace {
-std::string read_standard_input() {
-  std::string text;
-  char buffer[1 << 16];
-  for (size_t got; (got = std::fread(buffer, 1, sizeof buffer, stdin)) > 0;) text.append(buffer, got);
-  if (std::ferror(stdin)) fail("standard input: cannot read");
-  return text;
-}
-
 std::vector<int64_t> read_ids() {
-  const std::string text = read_standard_input();
+  const std::string text = read_text("-");
   std::vector<int64_t> ids;
   const char* end = text.data() + text.size();
   for (const char* at = text.data(); at < end;) {
@@ -65,10 +58,8 @@ int encode_chat(const TokenizerEncodeOptions& options) {
   const Tokenizer tokenizer = Tokenizer::read(path);
   const ChatTemplate chat_template =
       options.chat_template.empty() ? read_chat_template(path) : chat_template_named(options.chat_template);
-  const bool standard_input = options.chat == "-";
   const Conversation conversation =
-      parse_conversation(standard_input ? read_standard_input() : read_file(options.chat),
-                         standard_input ? "standard input" : options.chat);
+      parse_conversation(read_text(options.chat), options.chat == "-" ? "standard input" : options.chat);
   const ChatPrompt prompt = render_chat(chat_template, conversation,
                                         options.thinking == "on"    ? Thinking::on
                                         : options.thinking == "off" ? Thinking::off
@@ -129,9 +120,8 @@ int run_tokenizer_encode(const TokenizerEncodeOptions& options) {
     fail("--chat-template and --thinking belong to --chat");
   const Tokenizer tokenizer = Tokenizer::read(chosen_path(options.choice));
   if (!options.text.empty() && !options.input.empty()) fail("give a text or an input file, not both");
-  const std::string text = !options.text.empty()    ? options.text
-                           : !options.input.empty() ? read_file(options.input, kAnySize)
-                                                    : read_standard_input();
+  const std::string text =
+      !options.text.empty() ? options.text : read_text(options.input.empty() ? "-" : options.input);
   std::vector<int32_t> ids;
   Encoder(tokenizer).encode(text, options.special_tokens ? SpecialTokens::parse : SpecialTokens::ignore, ids);
   if (options.prompt) tokenizer.begin_prompt(ids);

@@ -142,6 +142,15 @@ TEST(Chat, StopStringsEndAnAnswerAndAreNoInterrupt) {
   EXPECT_EQ(moray(model.chat({"--message", "", "--max-tokens", "1"})).status, 0) << "an empty message is one";
 }
 
+TEST(Chat, AnswersTheTextOfAFile) {
+  const ChatModel model;
+  const auto answer = [&](std::vector<std::string> message, const std::string& input) {
+    message.insert(message.end(), {"--max-tokens", "20", "--temperature", "0"});
+    return moray(Invocation{.arguments = model.chat(message), .input = input}).out;
+  };
+  EXPECT_EQ(answer({"--message-file", "-"}, "moray\nray"), answer({"--message", "moray\nray"}, ""));
+}
+
 TEST(Chat, AFullContextIsToldAndSurvived) {
   const ChatModel model;
   Terminal terminal(model.chat({"--max-tokens", "5", "--context", "40"}));

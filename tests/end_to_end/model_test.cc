@@ -91,6 +91,18 @@ TEST(Generate, IsAFunctionOfTheSeed) {
             generate({"--prompt", "ka", "--temperature", "0", "--seed", "2"}).out);
 }
 
+TEST(Generate, ContinuesTheTextOfAFile) {
+  const ScratchFolder scratch;
+  write_file_atomically(scratch / "text", "moray ");
+  const std::string text = generate({"--prompt", "moray "}).out;
+  EXPECT_EQ(generate({"--prompt-file", scratch / "text"}).out, text);
+  const std::vector<std::string> from_input = {
+      "generate", "--model", Workshop::get().trained(), "--max-tokens", "20", "--prompt-file", "-"};
+  EXPECT_EQ(moray(Invocation{.arguments = from_input, .input = "moray "}).out, text);
+  expect_refusal(moray({"generate", "--model", Workshop::get().trained(), "--prompt-file", scratch / "none"}),
+                 {"none"});
+}
+
 TEST(Generate, IsValidUtf8AtAnyTemperature) {
   for (const char* seed : {"1", "2", "3"}) {
     const std::string text =
