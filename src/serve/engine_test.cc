@@ -393,6 +393,25 @@ TEST(Engine, WorksInThePromisedMemory) {
     }
 }
 
+// Chunks that follow each other take the memory of those before, however far the prompt has come.
+TEST(Engine, ALongPromptTakesNoMoreMemoryAsItGoesOn) {
+  constexpr int64_t kTokens = 8192;  // whole chunks
+  deepseek::ModelConfig config = small_config();
+  config.num_hidden_layers = 1;
+  config.max_position_embeddings = kTokens;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f8_e4m3, DType::i8}) {
+    Machine machine;
+    const ServedModel served = random_model(machine.exec, config, dtype);
+    Engine engine(machine.exec, served, {.chunk_tokens = 256});
+    size_t held_halfway = 0;
+    engine.append_prompt(random_ids(kTokens, config.vocab_size), {}, [&](int64_t tokens) {
+      if (held_halfway == 0 && tokens >= kTokens / 2) held_halfway = machine.allocator.held_bytes();
+      return true;
+    });
+    EXPECT_LE(machine.allocator.held_bytes(), held_halfway) << dtype_name(dtype);
+  }
+}
+
 TEST(Engine, GeneratedTokensAreNotReusedAsPrompt) {
   const Golden golden("v3-bf16");
   Machine machine;

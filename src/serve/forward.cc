@@ -71,7 +71,13 @@ void attend_heads(Exec& exec, const Tensor& q, const CachedLatents& past, const 
   const int64_t key = part.qk_nope_head_dim + part.qk_rope_head_dim, value = part.v_head_dim;
   const int64_t kv_rows = part.qk_nope_head_dim + value;
   const Tensor kv = exec.empty({rows.cache.capacity(), part.kv_width()}).rows(0, positions);
-  weight_matmul(exec, past.latents_PC, kv_b.rows(first * kv_rows, (first + part.heads) * kv_rows), kv);
+  const StoredWeight of_heads = kv_b.rows(first * kv_rows, (first + part.heads) * kv_rows);
+  // What a product works in is as large as its rows: of all positions at once, each chunk would want more.
+  constexpr int64_t kRowsAtOnce = 2048;
+  for (int64_t begin = 0; begin < positions; begin += kRowsAtOnce) {
+    const int64_t end = std::min(begin + kRowsAtOnce, positions);
+    weight_matmul(exec, past.latents_PC.rows(begin, end), of_heads, kv.rows(begin, end));
+  }
   const bool all = part.q_width() == q.extent(1);
   const Tensor of_q = all ? q : exec.empty({tokens, part.q_width()});
   const Tensor of_o = all ? o : exec.empty({tokens, part.o_width()});
