@@ -76,6 +76,8 @@ void LatentCache::reserve(int64_t positions, int64_t most) {
   if (positions <= capacity_) return;
   constexpr int64_t kLeast = 256;
   capacity_ = std::max(positions, std::min(most, std::max(capacity_ + capacity_ / 2, kLeast)));
+  // An answer to a prompt that nearly fills the context does not copy a cache of its size.
+  if (capacity_ + capacity_ / 8 >= most) capacity_ = std::max(capacity_, most);
   for (Layer& layer : layers_) {
     Layer larger = grown(layer, capacity_);
     layer.rows = {};  // before the memory it lies in

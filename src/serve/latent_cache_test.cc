@@ -93,6 +93,8 @@ TEST(LatentCache, GrowsWithWhatItHolds) {
     EXPECT_EQ(cache.capacity(), 300) << "no more than asked for";
     cache.reserve(301, 10000);
     EXPECT_EQ(cache.capacity(), 450) << "by half at least";
+    cache.reserve(690, 700);
+    EXPECT_EQ(cache.capacity(), 700) << "all of it, where little is left";
     EXPECT_EQ(numbers(cache.widened(machine.exec, 0, 100)), before);
   }
 }
