@@ -59,20 +59,28 @@ struct Keys {
   const RopeOf<Stored>* next_ropes;
 };
 
-// Latents as the right operand, keys being the steps. Each step asks for as much of the next block, in the
-// order of memory: so it is there when its scores are wanted, and memory works while the multipliers do.
-template <class T, class Stored>
+// Panels, each of whose steps asks for kBytes more of what will be wanted: so it is there then, and memory
+// works while the multipliers do. Asked for faster than memory gives, lines would hold up the loads behind
+// them.
+template <int64_t kBytes>
+struct AskingPanels : RightOperand {
+  const std::byte* ahead;
+
+  HWY_INLINE AskingPanels from(int64_t column) const { return {RightOperand::from(column), ahead}; }
+  HWY_INLINE FloatVec load(int64_t step, int v) const {
+    if (v == 0) hwy::Prefetch(ahead + step * kBytes);
+    return RightOperand::load(step, v);
+  }
+};
+
+// Latents as the right operand, keys being the steps.
+template <class T>
 struct LatentColumns {
   const T* latents;  // at the first column
   int64_t stride;
-  const Stored* next;
 
-  HWY_INLINE LatentColumns from(int64_t column) const {
-    return {latents + column, stride, next + column * kBlock};
-  }
+  HWY_INLINE LatentColumns from(int64_t column) const { return {latents + column, stride}; }
   HWY_INLINE FloatVec load(int64_t step, int v) const {
-    constexpr int64_t kLine = 64 / sizeof(Stored), kStep = kTilePanels * kPanel;
-    if (v * kVectorLanes % kLine == 0) hwy::Prefetch(next + step * kStep + v * kVectorLanes);
     return WholeVector().load(latents + step * stride + v * kVectorLanes);
   }
 };
@@ -83,7 +91,8 @@ HWY_INLINE void widen(const T* from, int64_t count, float* to) {
 }
 
 // Scores [keys, Hp] before scaling, of a tile's keys and a part of their width at a time (the latent, then
-// the rotary numbers), so that both operands stay in the first cache.
+// the rotary numbers), so that both operands stay in the first cache. Each tile asks for as much of the next
+// block, in the order of memory.
 template <class T, class Stored>
 void score_keys(const Decode& decode, const Keys<T, Stored>& keys, float* scores) {
   alignas(64) float rows[kTileRows * kWidthBlock];
@@ -91,17 +100,19 @@ void score_keys(const Decode& decode, const Keys<T, Stored>& keys, float* scores
   for (int64_t column = 0; column < width; column += kWidthBlock) {
     const int64_t steps = std::min(kWidthBlock, width - column);
     const int64_t of_latent = std::clamp(decode.latent - column, int64_t{0}, steps);
-    const RightOperand right{decode.q_panels + column * kPanel, kPanel * width};
     for (int64_t first = 0; first < keys.count; first += kTileRows) {
       const int64_t count = std::min<int64_t>(kTileRows, keys.count - first);
       for (int64_t k = 0; k < count; ++k) {
         float* row = rows + k * kWidthBlock;
         const int64_t key = first + k, rope = column + of_latent - decode.latent;
         if (of_latent > 0) widen(keys.latents + key * keys.stride + column, of_latent, row);
-        if (of_latent == steps) continue;
-        hwy::Prefetch(keys.next_ropes + key * decode.rope);
-        widen(keys.ropes + key * decode.rope + rope, steps - of_latent, row + of_latent);
+        if (of_latent < steps)
+          widen(keys.ropes + key * decode.rope + rope, steps - of_latent, row + of_latent);
       }
+      const void* ahead = keys.next_ropes + first * decode.rope;
+      if (of_latent > 0) ahead = keys.next_latents + column * kBlock + first * steps;
+      const AskingPanels<kTileRows * sizeof(Stored)> right{
+          {decode.q_panels + column * kPanel, kPanel * width}, static_cast<const std::byte*>(ahead)};
       const LeftOperand left{rows, kWidthBlock};
       const Output to{scores + first * heads, heads, heads};
       if (column == 0)
@@ -126,8 +137,8 @@ void attend_to(const Decode& decode, const Keys<T, Stored>& keys, const BlockOut
     hn::Store(softened.sum, d, out.sum + h);
   }
   multiply<Order::columns, Join::set>(decode.heads, {scores, heads},
-                                      LatentColumns<T, Stored>{keys.latents, keys.stride, keys.next_latents},
-                                      keys.count, {out.part, padded(decode.latent), decode.latent});
+                                      LatentColumns<T>{keys.latents, keys.stride}, keys.count,
+                                      {out.part, padded(decode.latent), decode.latent});
 }
 
 template <class Lanes>
